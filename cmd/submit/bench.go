@@ -1,0 +1,207 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// figure is one line of bench. With a limit, the numbers are those of the median round.
+type figure struct {
+	Work        string  `json:"work"`
+	N           int     `json:"n"`
+	Seconds     float64 `json:"seconds"`
+	PerSecond   float64 `json:"per_s"`
+	P50         float64 `json:"p50_us"`
+	P99         float64 `json:"p99_us"`
+	Concurrency int     `json:"concurrency"`
+
+	// Limit is what the parts can do without Runnel, measured in turns with it.
+	Limit *limitFigure `json:"limit,omitempty"`
+	// Ratio compares with it: of throughput, more is better; of latency, less is.
+	Ratio float64 `json:"ratio,omitempty"`
+	// Fenced is the limit with the settings of Runnel's streams: one message a subject, and copies of what is stored.
+	Fenced      *limitFigure `json:"limit_fenced,omitempty"`
+	FencedRatio float64      `json:"ratio_fenced,omitempty"`
+	Rounds      []float64    `json:"rounds,omitempty"` // the ratio of each
+}
+
+type limitFigure struct {
+	PerSecond float64 `json:"per_s"`
+	P50       float64 `json:"p50_us"`
+	P99       float64 `json:"p99_us"`
+}
+
+// measurement is what one round of something took.
+type measurement struct {
+	n       int
+	elapsed time.Duration
+	each    []time.Duration // from submission to result
+}
+
+func (m measurement) perSecond() float64 { return float64(m.n) / m.elapsed.Seconds() }
+
+// quantile is in microseconds.
+func (m measurement) quantile(q float64) float64 {
+	if len(m.each) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(m.each))
+	return rounded(float64(sorted[int(q*float64(len(sorted)-1))].Nanoseconds())/1e3, 1)
+}
+
+// value is what measurements are compared by: throughput, or for one job at a time the median.
+func (m measurement) value(latency bool) float64 {
+	if latency {
+		return m.quantile(0.5)
+	}
+	return m.perSecond()
+}
+
+func rounded(v float64, digits int) float64 {
+	scale := math.Pow10(digits)
+	return math.Round(v*scale) / scale
+}
+
+// benchWork is a kind of bench: its name, and what it takes unless told otherwise.
+type benchWork struct {
+	name        string
+	short       string
+	jobs        int
+	concurrency int
+	latency     bool // one at a time: compared by the median
+}
+
+var benchWorks = []benchWork{
+	{name: "noop", short: "Throughput of jobs that do nothing: first submission to last result", jobs: 10000, concurrency: 16},
+	{name: "latency", short: "One job that does nothing at a time: submission to result", jobs: 1000, concurrency: 16, latency: true},
+	{name: "exec", short: "Throughput of sh -c 'echo hi', with code and output in the result", jobs: 1500, concurrency: 8},
+}
+
+// benchFlags are the flags of every bench.
+type benchFlags struct {
+	jobs, concurrency, rounds int
+	limit                     bool
+}
+
+func newBench(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure, beside the limit that the machine sets",
+		Long: `bench measures and prints one line of JSON. Unless --server names one, it starts a server
+and a worker as processes of their own, with their data in a temporary directory, and ends them.
+
+With --limit it measures in turns what NATS, or the system, can do without Runnel on the
+same server, and prints the ratio: the median of several rounds.`,
+	}
+	for _, w := range benchWorks {
+		cmd.AddCommand(newBenchWork(a, w))
+	}
+	cmd.AddCommand(benchChildren()...)
+	return cmd
+}
+
+func newBenchWork(a *app, w benchWork) *cobra.Command {
+	var f benchFlags
+	cmd := &cobra.Command{
+		Use:   w.name,
+		Short: w.short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.jobs < 1 || f.concurrency < 1 || f.rounds < 0 {
+				return errors.New("bench: --jobs, --concurrency and --rounds must be at least 1")
+			}
+			if f.rounds == 0 {
+				f.rounds = 1
+				if f.limit {
+					f.rounds = 5
+				}
+			}
+			ctx, done := leaving(cmd.Context())
+			defer done()
+			line, err := a.bench(ctx, w, f)
+			if err != nil {
+				return cmp.Or(context.Cause(ctx), err)
+			}
+			return a.object(line)
+		},
+	}
+	fs := cmd.Flags()
+	fs.IntVar(&f.jobs, "jobs", w.jobs, "jobs of a round: `N`")
+	fs.IntVar(&f.concurrency, "concurrency", w.concurrency, "slots of the worker: `C`")
+	fs.IntVar(&f.rounds, "rounds", 0, "how often to measure: `R` (default 1, with --limit 5)")
+	fs.BoolVar(&f.limit, "limit", false, "measure the limit, too, in turns")
+	return cmd
+}
+
+func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, error) {
+	fleet, err := a.benchFleet(ctx, f)
+	if err != nil {
+		return figure{}, err
+	}
+	defer fleet.close()
+	legs := []func(context.Context, int) (measurement, error){fleet.measured(w)}
+	if f.limit {
+		limits, err := fleet.limits(w, f.concurrency)
+		if err != nil {
+			return figure{}, err
+		}
+		legs = append(legs, limits...)
+	}
+	rounds := make([][]measurement, len(legs))
+	for r := -1; r < f.rounds; r++ { // the first one warms up
+		n := f.jobs
+		if r < 0 && !w.latency { // where jobs go one by one a tenth is a moment, and warms nothing up
+			n = max(1, f.jobs/10)
+		}
+		for i, leg := range legs {
+			m, err := leg(ctx, n)
+			if err != nil {
+				return figure{}, fmt.Errorf("bench %s: %w", w.name, err)
+			}
+			if r >= 0 {
+				rounds[i] = append(rounds[i], m)
+			}
+		}
+	}
+	return line(w, f, rounds), nil
+}
+
+// line makes the figure of rounds: of Runnel's, of the limit's, of the limit's with Runnel's streams.
+func line(w benchWork, f benchFlags, rounds [][]measurement) figure {
+	ours := median(rounds[0], w.latency)
+	fig := figure{
+		Work: w.name, N: f.jobs, Seconds: rounded(ours.elapsed.Seconds(), 3), PerSecond: rounded(ours.perSecond(), 1),
+		P50: ours.quantile(0.5), P99: ours.quantile(0.99), Concurrency: f.concurrency,
+	}
+	if len(rounds) > 1 {
+		fig.Limit, fig.Ratio, fig.Rounds = against(rounds[0], rounds[1], w.latency)
+	}
+	if len(rounds) > 2 {
+		fig.Fenced, fig.FencedRatio, _ = against(rounds[0], rounds[2], w.latency)
+	}
+	return fig
+}
+
+func against(ours, limits []measurement, latency bool) (*limitFigure, float64, []float64) {
+	var ratios []float64
+	for i := range ours {
+		ratios = append(ratios, rounded(ours[i].value(latency)/limits[i].value(latency), 3))
+	}
+	m := median(limits, latency)
+	sorted := slices.Sorted(slices.Values(ratios))
+	return &limitFigure{PerSecond: rounded(m.perSecond(), 1), P50: m.quantile(0.5), P99: m.quantile(0.99)}, sorted[len(sorted)/2], ratios
+}
+
+func median(all []measurement, latency bool) measurement {
+	sorted := slices.SortedFunc(slices.Values(all), func(x, y measurement) int {
+		return cmp.Compare(x.value(latency), y.value(latency))
+	})
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/runnel-project/runnel"
+	"github.com/runnel-project/runnel/embedded"
+	"github.com/runnel-project/runnel/embedded/settings"
+)
+
+// workerFlags describe a worker.
+type workerFlags struct {
+	cfg    embedded.WorkerConfig
+	labels []string
+}
+
+func (f *workerFlags) bind(fs *pflag.FlagSet) {
+	c := &f.cfg
+	fs.StringVar(&c.Name, "name", "", "`NAME`, unique in the fleet (default the host's and eight characters)")
+	fs.StringVar(&c.Pool, "pool", runnel.DefaultPool, "`NAME` of the set of workers that it belongs to")
+	fs.StringSliceVar(&c.Kinds, "kinds", nil, "serve only these kinds: `a,b`")
+	fs.IntVar(&c.Slots, "slots", 0, "run `N` at once (default one for each processor)")
+	fs.StringArrayVarP(&f.labels, "label", "l", nil, "`KEY=VALUE` to show with the worker (repeatable)")
+	fs.StringVar(&c.Prefix, "prefix", "runnel", "`NAME` of the fleet: first word of its subjects and streams")
+	fs.IntVar(&c.Replicas, "replicas", 0, "how many servers keep streams that are made: `N` (default 3 on a cluster, else 1)")
+	fs.StringVar(&c.WorkDir, "work-dir", "", "make workspaces below `DIR` (default below the state directory)")
+	fs.StringArrayVar(&c.AllowWorkdir, "allow-workdir", nil, "let work start in `DIR` or below it (repeatable)")
+	fs.StringArrayVar(&c.PassEnv, "pass-env", nil, "pass variables that match `GLOB` on to work (repeatable)")
+	fs.StringArrayVar(&c.DenyEnv, "deny-env", nil, "never pass variables that match `GLOB` on (repeatable)")
+	fs.StringVar(&c.Ladder, "ladder", "", "how to end processes: cgroup or subreaper (default the best that works here)")
+	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
+	fs.DurationVar(&c.MaxDisconnect, "max-disconnect", 5*time.Minute, "end runs when no server has answered for so long")
+}
+
+// config checks what the flags say.
+func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
+	c := f.cfg
+	c.Version, c.Log = versionText(), a.log
+	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas} {
+		if n < 0 {
+			return c, fmt.Errorf("--%s %d: must not be negative", flag, n)
+		}
+	}
+	for flag, d := range map[string]time.Duration{"drain-timeout": c.DrainTimeout, "max-disconnect": c.MaxDisconnect} {
+		if d <= 0 {
+			return c, fmt.Errorf("--%s %s: must be more than nothing", flag, d)
+		}
+	}
+	c.Labels = make(map[string]string, len(f.labels))
+	for _, item := range f.labels {
+		key, value, ok := strings.Cut(item, "=")
+		if !ok || key == "" {
+			return c, fmt.Errorf("--label %q: it is KEY=VALUE", item)
+		}
+		c.Labels[key] = value
+	}
+	return c, nil
+}
+
+func newStart(a *app) *cobra.Command {
+	var f workerFlags
+	var conn settings.Connection
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Run a worker until it is asked to stop",
+		Long: `start runs a worker. Once it has asked for work it prints "ready NAME" on standard output,
+and nothing else. A server that is not there is waited for.
+
+SIGTERM and SIGINT drain it: it takes no more, lets its runs finish for --drain-timeout,
+hands back what is left, and exits 0. A second signal does not wait.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.config(a)
+			if err != nil {
+				return err
+			}
+			ctx, stop, done := a.stopping(cmd.Context())
+			defer done()
+			cfg.Stop = stop
+			cfg.Ready = func(name string) {
+				fmt.Fprintf(a.stdout, "ready %s\n", name)
+				a.log.Info().Str("worker", name).Str("pool", cfg.Pool).Msg("ready")
+			}
+			return a.start(ctx, conn, cfg)
+		},
+	}
+	conn.Flags(cmd.Flags())
+	f.bind(cmd.Flags())
+	return cmd
+}
+
+func (a *app) start(ctx context.Context, conn settings.Connection, cfg embedded.WorkerConfig) error {
+	target, err := conn.Resolve()
+	if err != nil {
+		return err
+	}
+	var conns []*nats.Conn
+	defer func() {
+		for _, nc := range conns {
+			nc.Close()
+		}
+	}()
+	for _, name := range []string{"worker control", "worker data"} {
+		nc, err := a.dial(ctx, target, name)
+		if errors.Is(context.Cause(ctx), errSignal) && err != nil {
+			return nil // there is nothing to drain
+		}
+		if err != nil {
+			return err
+		}
+		conns = append(conns, nc)
+	}
+	return embedded.Work(ctx, conns[0], conns[1], cfg)
+}
+
+// dial waits for a server as long as it takes, and says so now and then.
+func (a *app) dial(ctx context.Context, target settings.Target, name string) (*nats.Conn, error) {
+	var last time.Time
+	waiting := func(err error) {
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			a.log.Warn().Str("server", target.Shown).AnErr("err", err).Msg("waiting for NATS")
+		}
+	}
+	options := append(runnel.ConnectOptions(name),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				a.log.Warn().Str("conn", name).AnErr("err", err).Msg("disconnected")
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			a.log.Info().Str("conn", name).Str("server", nc.ConnectedAddr()).Msg("reconnected")
+		}),
+	)
+	return target.Dial(ctx, waiting, options...)
+}

@@ -1,0 +1,50 @@
+package embedded
+
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// WorkerConfig describes a worker. The zero value serves everything that this
+// build can run, as many at once as there are processors.
+type WorkerConfig struct {
+	// Name is unique in the fleet; "" is made of the host's name and eight random characters.
+	Name string
+	// Pool is the set of workers that it belongs to; "" is "default".
+	Pool string
+	// Kinds are the kinds to serve; none is all of them.
+	Kinds []string
+	// Slots is how many runs it has at once; 0 is one for each processor.
+	Slots int
+	// Labels are shown with the worker.
+	Labels map[string]string
+	// Prefix names the fleet; "" is "runnel".
+	Prefix string
+	// Replicas is how many servers keep streams that are made; 0 is 3 on a cluster, else 1.
+	Replicas int
+	// WorkDir is where workspaces are made, each worker in a directory of its own; "" is below
+	// the Node's data, or for a worker without a Node in the account's state directory.
+	WorkDir string
+	// AllowWorkdir lists the directories in and below which an invocation may name an absolute working directory.
+	AllowWorkdir []string
+	// PassEnv adds globs of variables that work gets from this process's environment; DenyEnv takes names
+	// away, also from what an invocation asks for.
+	PassEnv, DenyEnv []string
+	// Ladder forces a way of ending the work's processes, "cgroup" or "subreaper"; "" is the best that works here.
+	Ladder string
+	// DrainTimeout is how long runs may go on once the worker is asked to stop; 0 is 30 s.
+	DrainTimeout time.Duration
+	// MaxDisconnect ends runs when no server has answered for so long; 0 is 5 minutes.
+	MaxDisconnect time.Duration
+	// OutputLimit is how many bytes of a run's output are kept where the invocation does not say; 0 is 64 MiB.
+	OutputLimit int64
+	// Version is shown with the worker.
+	Version string
+	// Ready is called with the worker's name once it has asked for work; nil is nobody.
+	Ready func(name string)
+	// Stop cuts a drain short when it is closed; nil never does.
+	Stop <-chan struct{}
+	// Log takes the worker's log; the zero value drops it.
+	Log zerolog.Logger
+}

@@ -1,0 +1,115 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/runnel-project/runnel/internal/contracts"
+)
+
+// past is what the reply stream says of the earlier runs of one invocation.
+type past struct {
+	result  bool
+	starts  map[string]contracts.Start // by run
+	ends    map[string]contracts.End
+	last    contracts.Start // the run that began last
+	lastSeq uint64
+}
+
+// checkWhole is the pre-run check of a delivery that somebody may have had before.
+func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
+	d.beat() // the check may take longer than a fresh one's
+	var p past
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+		var err error
+		p, err = t.read(ask, d.addr.Tenant, d.addr.ID)
+		cancel()
+		if err == nil {
+			break
+		}
+		t.cfg.Problem(fmt.Errorf("pre-run check of %s: %w", d.addr.ID, err))
+		if !sleep(ctx, wait) || time.Since(d.received) > freshFor {
+			t.drop(d)
+			return
+		}
+	}
+	if p.result {
+		t.decide(d, true)
+		return
+	}
+	now := t.Now()
+	for _, e := range p.ends {
+		if e.Counted {
+			d.attempt++
+		}
+		if wait := e.NotBefore.Sub(now); wait > 0 {
+			d.nak(wait) // a server that was killed forgets the delay of a nak
+			t.drop(d)
+			return
+		}
+	}
+	open := 0
+	for run := range p.starts {
+		if _, ended := p.ends[run]; !ended {
+			open++
+		}
+	}
+	d.suspect = open >= suspectStarts
+	if open >= poisonStarts {
+		d.poisoned = open
+	}
+	if p.last.Run != "" && d.poisoned == 0 {
+		if _, ended := p.ends[p.last.Run]; !ended && p.last.Worker != t.cfg.Worker {
+			alive, err := t.people.Runs(ctx, p.last.Worker, p.last.Run)
+			if err != nil {
+				t.cfg.Problem(fmt.Errorf("ask whether %s lives: %w", p.last.Worker, err))
+			}
+			if alive {
+				d.nak(ackWait)
+				t.drop(d)
+				return
+			}
+		}
+	}
+	d.seenSeq = p.lastSeq
+	d.spent = p.ends
+	d.again = true
+	t.decide(d, false)
+}
+
+// read gathers the result, the starts and the ends of an invocation. What it does not find is not there.
+func (t *Taker) read(ctx context.Context, tenant, id string) (past, error) {
+	p := past{starts: map[string]contracts.Start{}, ends: map[string]contracts.End{}}
+	switch _, err := t.reply.Last(ctx, t.names.Result(tenant, id)); {
+	case err == nil:
+		p.result = true
+		return p, nil
+	case !errors.Is(err, ErrNotFound):
+		return p, err
+	}
+	for s, err := range t.reply.WalkLeader(ctx, t.names.Starts(tenant, id)) {
+		if err != nil {
+			return p, err
+		}
+		v, err := contracts.Decode[contracts.Start](s.Data, metaOf(s.Header))
+		if err != nil {
+			continue // a stranger's; it is not one of our runs
+		}
+		p.starts[v.Run] = v
+		p.last, p.lastSeq = v, s.Seq
+	}
+	for s, err := range t.reply.WalkLeader(ctx, t.names.Ends(tenant, id)) {
+		if err != nil {
+			return p, err
+		}
+		v, err := contracts.Decode[contracts.End](s.Data, metaOf(s.Header))
+		if err != nil {
+			continue
+		}
+		p.ends[v.Run] = v
+	}
+	return p, nil
+}

@@ -1,0 +1,96 @@
+// Package runner is the seam between a worker and the work: one interface that
+// every kind of work implements, and the words in which both sides speak.
+//
+// A new kind is one folder beside this file, one line in package standard and
+// one call of runnertest.Run. What goes around every run (metrics, traces,
+// limits) is a Runner that wraps a Runner.
+package runner
+
+import (
+	"context"
+	"io"
+
+	"github.com/runnel-project/runnel/internal/contracts"
+)
+
+// Runner runs the invocations of one kind. Its methods are called from many goroutines at once.
+type Runner interface {
+	// Run does the job until it ends or ctx does, and writes to out as it goes.
+	//
+	// The outcome is how the work ended: a non-zero exit, a 500 or a command
+	// that does not exist is an outcome, not an error. An error means that the
+	// runner cannot say how it ended. Unless it wraps ErrRejected, another
+	// worker may try.
+	//
+	// When ctx ends, Run stops the work in the order of job.Stop and returns
+	// context.Cause(ctx) wrapped, with the outcome filled as far as it is known
+	// (ExitCode, Killed), even if the work ended well while it was being stopped.
+	// A ctx that ended before the work began means that it does not begin.
+	// Work that ended by itself before ctx did is an outcome without an error.
+	//
+	// When a write to out fails, nobody hears the run any more: Run stops the
+	// work in the same order and returns the error of the write, wrapped.
+	//
+	// After Run returns nothing of the work is running, all that it wrote has
+	// been written to out, and nothing more will be. Run leaves job.Dir and
+	// job.Artifacts to the caller, and does not close job.Stdin.
+	//
+	// The caller owes: a valid invocation (contracts.Invocation.Validate), the
+	// directories of Job, and a ctx that is ended with one of the causes below.
+	Run(ctx context.Context, job Job, out Sink) (contracts.Outcome, error)
+}
+
+// Job is what a worker laid out for one run: the invocation, and where this run of it happens.
+type Job struct {
+	contracts.Invocation
+	// Attempt is 1 plus the attempts that ended before by the work's own doing.
+	Attempt int
+	// Run names this execution: 8 characters that no other execution has.
+	Run string
+	// Dir is the workspace: an absolute path of a directory of this run alone, mode 0700. It is "" for a Bare runner.
+	Dir string
+	// Artifacts is the directory whose files are kept after the run, an absolute path outside of Dir. It is "" for a Bare runner.
+	Artifacts string
+	// Stdin is what the work reads, in place of Invocation.Stdin; nil is an empty one.
+	// An *os.File is handed over to a process as it is. Reads of another should end with ctx: Run waits
+	// for one under way, but not for ever. An error other than io.EOF stops the work.
+	Stdin io.Reader
+}
+
+// Sink takes the output of one run.
+type Sink interface {
+	// Stream returns the writer of one stream in one phase. Its writes may block:
+	// that is how a slow queue holds back a fast process. They may come from
+	// one goroutine per stream; what is written is copied before Write returns. A
+	// write must come back some time after the context of the run has ended, since Run waits for it.
+	// A failed write means that nobody hears the run any more: stop it.
+	Stream(contracts.Stream, contracts.Phase) io.Writer
+}
+
+// Func is a function that is a Runner.
+type Func func(ctx context.Context, job Job, out Sink) (contracts.Outcome, error)
+
+// Run calls f.
+func (f Func) Run(ctx context.Context, job Job, out Sink) (contracts.Outcome, error) {
+	return f(ctx, job, out)
+}
+
+// Bare is a Runner whose work needs no workspace (noop, http): Job.Dir and Job.Artifacts are "" for it.
+type Bare interface {
+	Runner
+	Bare()
+}
+
+// Capable is a Runner that says what really works on this machine.
+type Capable interface {
+	Runner
+	// Capabilities returns findings under names that start with the kind:
+	// "subprocess.kill": "cgroup". They are shown in presence and by doctor.
+	Capabilities() map[string]string
+}
+
+// Closer is a Runner that holds something between runs. Close is called once, after the last Run has returned.
+type Closer interface {
+	Runner
+	io.Closer
+}

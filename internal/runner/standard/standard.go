@@ -1,0 +1,77 @@
+// Package standard lists the runners that come with Runnel, one line each.
+package standard
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/runner"
+	"github.com/runnel-project/runnel/internal/runner/noop"
+	"github.com/runnel-project/runnel/internal/runner/subprocess"
+)
+
+// Config is the worker's policy for its runners. The zero value is a good default.
+type Config struct {
+	// Kinds are the kinds to serve; none is all of them.
+	Kinds []contracts.Kind
+	// WorkRoot is the directory in which the worker lays out its workspaces. No working directory
+	// may point into it from outside: it would be another run's.
+	WorkRoot string
+	// AllowWorkdir lists the directories in and under which an absolute working_directory is allowed (E13); none allows none.
+	AllowWorkdir []string
+	// PassEnv adds globs of names that jobs get from the worker's environment; DenyEnv takes names away,
+	// also from what an invocation asks to pass.
+	PassEnv, DenyEnv []string
+	// Ladder forces a rung of the kill ladder, "cgroup" or "subreaper"; "" is the best that works here.
+	Ladder string
+}
+
+// runners makes each runner that there is.
+var runners = map[contracts.Kind]func(Config) (runner.Runner, error){
+	contracts.KindNoop:       func(Config) (runner.Runner, error) { return noop.Runner{}, nil },
+	contracts.KindSubprocess: openSubprocess,
+}
+
+func openSubprocess(cfg Config) (runner.Runner, error) {
+	return subprocess.New(subprocess.Config{
+		Ladder: cfg.Ladder, WorkRoot: cfg.WorkRoot, AllowWorkdir: cfg.AllowWorkdir, PassEnv: cfg.PassEnv, DenyEnv: cfg.DenyEnv,
+	})
+}
+
+// Kinds returns every kind that Runners can serve, sorted.
+func Kinds() []contracts.Kind {
+	var kinds []contracts.Kind
+	for kind := range runners {
+		kinds = append(kinds, kind)
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
+// Runners makes the runners of cfg.Kinds. The caller closes the registry after the last run.
+// An unknown kind and a runner that cannot work here are errors.
+func Runners(cfg Config) (runner.Registry, error) {
+	kinds := cfg.Kinds
+	if len(kinds) == 0 {
+		kinds = Kinds()
+	}
+	registry := make(runner.Registry, len(kinds))
+	for _, kind := range kinds {
+		open, ok := runners[kind]
+		if !ok {
+			registry.Close()
+			return nil, fmt.Errorf("no runner for kind %q: this build has %v", kind, Kinds())
+		}
+		if registry[kind] != nil {
+			continue
+		}
+		next, err := open(cfg)
+		if err != nil {
+			registry.Close()
+			return nil, fmt.Errorf("open runner %s: %w", kind, err)
+		}
+		registry[kind] = next
+	}
+	return registry, nil
+}

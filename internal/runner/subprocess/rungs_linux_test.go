@@ -1,0 +1,5 @@
+package subprocess_test
+
+import "github.com/runnel-project/runnel/internal/runner/subprocess"
+
+var rungs = []string{subprocess.RungCgroup, subprocess.RungSubreaper}

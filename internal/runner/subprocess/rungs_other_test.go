@@ -1,0 +1,7 @@
+//go:build !linux
+
+package subprocess_test
+
+import "github.com/runnel-project/runnel/internal/runner/subprocess"
+
+var rungs = []string{subprocess.RungGroup}

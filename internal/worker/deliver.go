@@ -1,0 +1,279 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/runnel-project/runnel/internal/artifacts"
+	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/queue"
+	"github.com/runnel-project/runnel/internal/runner"
+)
+
+const (
+	// runawayAfter is how long a runner may take to return once the work must have been killed.
+	runawayAfter = 30 * time.Second
+	// lastWords bounds what must still get out after the end of everything else.
+	lastWords = 5 * time.Minute
+	// calmWithin is how long a run that must have nothing beside it waits for the others to end.
+	calmWithin = time.Minute
+	// defaultGrace is the wait between TERM and KILL where the invocation does not say (E19).
+	defaultGrace = 5 * time.Second
+)
+
+// deliver sees one delivery through: it returns when the work has ended, with what is left
+// to say, which needs no slot.
+func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
+	say := func(what func(context.Context) error) func() {
+		return func() {
+			out, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+			defer cancel()
+			if err := what(out); err != nil {
+				w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Str("kind", string(d.Kind())).Int("attempt", d.Attempt()).Msg("no last word")
+			}
+		}
+	}
+	inv, err := d.Invocation()
+	r := d.Result(inv)
+	switch {
+	case errors.Is(err, contracts.ErrNewerMajor):
+		w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("left for a newer worker")
+		return d.Leave
+	case err != nil:
+		r.Status, r.Reason, r.Error = contracts.StatusRejected, contracts.ReasonBadInvocation, err.Error()
+		return say(func(ctx context.Context) error { return d.Bury(ctx, r) })
+	case d.Poisoned() > 0:
+		r.Status, r.Reason = contracts.StatusFailed, contracts.ReasonPoison
+		r.Error = fmt.Sprintf("%d runs began and their workers were lost: put aside as a dead letter", d.Poisoned())
+		return say(func(ctx context.Context) error { return d.Bury(ctx, r) })
+	}
+	if e, spent := d.Spent(); spent && e.Attempt >= attempts(inv) {
+		r.Status, r.Reason, r.ExitCode, r.Error, r.Killed = e.Status, e.Reason, e.ExitCode, e.Error, e.Killed
+		r.Run, r.Attempt, r.Chunks, r.Tail = e.Run, e.Attempt, e.Chunks, e.Tail
+		return say(func(ctx context.Context) error { return d.Finish(ctx, r) })
+	}
+	if waited := w.taker.Now().Sub(d.Submitted()); waited > w.patience(inv, d.Began()) {
+		r.Status, r.Reason = contracts.StatusTimedOut, contracts.ReasonQueueTimeout
+		r.Error = fmt.Sprintf("waited %s to start, which is longer than it may", waited.Round(time.Millisecond))
+		return say(func(ctx context.Context) error { return d.Finish(ctx, r) })
+	}
+	if d.Suspect() && !w.desk.isolate(d, calmWithin) {
+		return d.Leave
+	}
+	held, err := d.Hold(ctx)
+	if err != nil {
+		return say(func(context.Context) error { return d.Drop(err) })
+	}
+	v := w.run(held, d, inv)
+	return say(func(ctx context.Context) error { return w.conclude(ctx, d, inv, r, v) })
+}
+
+// patience is how long an invocation may wait to start. One that is nearly as old as the
+// retention of results is never run: its result may have been there and aged out.
+func (w *Worker) patience(inv contracts.Invocation, began bool) time.Duration {
+	age := w.cfg.Topology.Age()
+	most := age - min(time.Hour, age/4)
+	if inv.QueueTimeoutSeconds > 0 && !began {
+		return min(most, seconds(inv.QueueTimeoutSeconds))
+	}
+	return most
+}
+
+// ran is all that is known of a run that has ended.
+type ran struct {
+	outcome contracts.Outcome
+	err     error
+	began   time.Time
+	chunks  int
+	tail    []contracts.Piece
+	counts  counts
+	files   artifacts.Collected
+	warn    []string
+}
+
+// run runs the work in a workspace of its own, and stays until it has ended.
+func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invocation) (v ran) {
+	v.began = w.taker.Now().UTC()
+	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run()}
+	next, ok := w.cfg.Registry[inv.Kind]
+	if !ok {
+		_, v.err = w.cfg.Registry.Run(ctx, job, nil)
+		return v
+	}
+	stop := stopTime(inv)
+	w.desk.stops(d, stop)
+
+	_, bare := next.(runner.Bare)
+	if !bare {
+		room, err := w.rooms.open()
+		if err != nil {
+			v.err = fmt.Errorf("workspace: %w", err)
+			return v
+		}
+		defer func() {
+			if err := room.leave(); err != nil {
+				w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("workspace not cleaned")
+			}
+		}()
+		job.Dir, job.Artifacts = room.work, room.artifacts
+		stdin, err := w.stdin(ctx, d, inv, room)
+		if err != nil {
+			v.err = err
+			return v
+		}
+		if stdin != nil {
+			defer stdin.Close()
+			job.Stdin = stdin
+		}
+	}
+
+	limit := w.cfg.OutputLimit
+	if inv.OutputLimitBytes > 0 {
+		limit = min(inv.OutputLimitBytes, w.cfg.MaxOutputLimit)
+		if limit < inv.OutputLimitBytes {
+			v.warn = append(v.warn, fmt.Sprintf("output_limit_bytes is %d, this worker's cap is %d", inv.OutputLimitBytes, limit))
+		}
+	}
+	out := newSink(context.WithoutCancel(ctx), d, limit)
+	v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
+	v.chunks, v.tail, v.counts = out.close()
+	if v.err == nil && out.failed != nil {
+		v.err = out.failed
+	}
+	if !bare && !errors.Is(v.err, queue.ErrLeaseLost) && !errors.Is(v.err, runner.ErrStopped) {
+		w.collect(ctx, d, job.Artifacts, &v)
+	}
+	return v
+}
+
+// execute calls the runner under the time limit. A runner that does not return although its
+// work must have been killed is left behind, and its slot with it.
+func (w *Worker) execute(ctx context.Context, d *queue.Delivery, next runner.Runner, job runner.Job, out *sink, stop time.Duration) (contracts.Outcome, error) {
+	if job.TimeoutSeconds > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, seconds(job.TimeoutSeconds), runner.ErrTimeout)
+		defer cancel()
+	}
+	w.cfg.Step(queue.StepSpawned, d.ID(), d.Run())
+	if _, bare := next.(runner.Bare); bare {
+		return next.Run(ctx, job, out) // nothing to kill, nothing to leave behind
+	}
+	type said struct {
+		outcome contracts.Outcome
+		err     error
+	}
+	back := make(chan said, 1)
+	go func() {
+		o, err := next.Run(ctx, job, out)
+		back <- said{o, err}
+	}()
+	select {
+	case s := <-back:
+		return s.outcome, s.err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(stop + runawayAfter)
+	defer late.Stop()
+	select {
+	case s := <-back:
+		return s.outcome, s.err
+	case <-late.C:
+		w.cfg.Log.Error().Str("invocation_id", d.ID()).Str("kind", string(job.Kind)).Msg("the runner did not return: slot lost")
+		w.desk.lose()
+		return contracts.Outcome{}, errRunaway
+	}
+}
+
+var errRunaway = errors.New("the runner did not return after its work was killed")
+
+// stdin opens what the work reads; nil is nothing.
+func (w *Worker) stdin(ctx context.Context, d *queue.Delivery, inv contracts.Invocation, room workspace) (io.ReadCloser, error) {
+	in := inv.Stdin
+	switch {
+	case in == nil || in.Blob == "" && len(in.Data) == 0:
+		return nil, nil
+	case in.Blob == "":
+		return room.spool(in.Data)
+	}
+	files, err := w.cfg.Files(ctx, d.Tenant())
+	if err != nil {
+		return nil, fmt.Errorf("stdin: %w", err)
+	}
+	r, err := files.OpenInput(ctx, *in)
+	if err == nil {
+		defer r.Close()
+		return room.fill(r)
+	}
+	if errors.Is(err, artifacts.ErrNoBlob) {
+		return nil, runner.Reject(contracts.ReasonBadInvocation, "stdin: %v", err)
+	}
+	return nil, fmt.Errorf("stdin: %w", err)
+}
+
+// collect stores the files that were left. What cannot be stored ends a run that went well as failed/artifacts.
+func (w *Worker) collect(ctx context.Context, d *queue.Delivery, dir string, v *ran) {
+	if empty(dir) {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	var err error
+	for try, wait := 0, 200*time.Millisecond; try < 5; try, wait = try+1, 3*wait {
+		if try > 0 {
+			pause := time.NewTimer(wait)
+			<-pause.C
+		}
+		var files Files
+		if files, err = w.cfg.Files(ctx, d.Tenant()); err != nil {
+			continue
+		}
+		put, cancel := context.WithTimeout(ctx, lastWords)
+		w.cfg.Step(queue.StepCollecting, d.ID(), d.Run())
+		v.files, err = files.Collect(put, dir)
+		cancel()
+		if err == nil {
+			w.cfg.Step(queue.StepCollected, d.ID(), d.Run())
+			v.warn = append(v.warn, v.files.Warnings...)
+			return
+		}
+		if errors.Is(err, artifacts.ErrDenied) {
+			break // and stays denied
+		}
+	}
+	w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("artifacts not stored")
+	v.files = artifacts.Collected{}
+	if v.err == nil && v.outcome.Status == contracts.StatusSucceeded {
+		v.outcome.Status, v.outcome.Reason = contracts.StatusFailed, contracts.ReasonArtifacts
+		v.outcome.Error = fmt.Sprintf("the work ended well, its files could not be stored: %v", err)
+		return
+	}
+	v.warn = append(v.warn, fmt.Sprintf("artifacts were not stored: %v", err))
+}
+
+func attempts(inv contracts.Invocation) int {
+	if inv.Retry == nil {
+		return 1
+	}
+	return max(1, inv.Retry.Attempts)
+}
+
+// stopTime is how long the stop order of inv may take.
+func stopTime(inv contracts.Invocation) time.Duration {
+	t := defaultGrace
+	if s := inv.Stop; s != nil {
+		if s.GraceSeconds != nil {
+			t = seconds(*s.GraceSeconds)
+		}
+		t += seconds(s.InterruptSeconds)
+	}
+	return t
+}
+
+func seconds(s float64) time.Duration {
+	if s > float64(1<<62)/float64(time.Second) {
+		return 1 << 62
+	}
+	return time.Duration(s * float64(time.Second))
+}

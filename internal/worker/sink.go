@@ -1,0 +1,214 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/queue"
+)
+
+const (
+	// flushAfter is how long output may wait for more of it, while a token is left.
+	flushAfter = 20 * time.Millisecond
+	// A run begins with so many early flushes in hand, and gains ten a second: a byte every
+	// 19 ms would otherwise be 67 million messages over the life of a stream.
+	flushTokens = 50
+	tokenEvery  = 100 * time.Millisecond
+)
+
+var errSinkClosed = errors.New("the run is over: nothing more is stored of it")
+
+// sink makes chunks of what a run writes. What is unsent at the end rides in the result.
+// Of an output beyond its limit the head is stored as it comes, and the end when the run is over;
+// what lies between is counted.
+type sink struct {
+	ctx  context.Context
+	d    *queue.Delivery
+	head int64 // what is stored as it comes
+	end  ring  // what comes after that
+
+	mu      sync.Mutex
+	buf     []byte // backs the data of pieces while the run goes on
+	pieces  []contracts.Piece
+	size    int // of their data
+	chunks  int
+	charged int64 // against head: bytes, and at least MinChunkCharge for each stored chunk
+	counts  counts
+	tokens  int
+	refill  time.Time // when tokens was right
+	timer   *time.Timer
+	armed   bool
+	closed  bool
+	failed  error
+}
+
+// counts is what a run wrote, and what of it is not stored.
+type counts struct{ stdout, stderr, cut int64 }
+
+func newSink(ctx context.Context, d *queue.Delivery, limit int64) *sink {
+	end := min(maxRing, limit/2)
+	return &sink{ctx: ctx, d: d, head: limit - end, end: ring{limit: int(end)}, tokens: flushTokens, refill: time.Now()}
+}
+
+// Stream returns the writer of one stream in one phase.
+func (s *sink) Stream(stream contracts.Stream, phase contracts.Phase) io.Writer {
+	return streamWriter{s, stream, phase}
+}
+
+type streamWriter struct {
+	s      *sink
+	stream contracts.Stream
+	phase  contracts.Phase
+}
+
+func (w streamWriter) Write(p []byte) (int, error) {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := 0; n < len(p); {
+		if s.failed != nil {
+			return n, s.failed
+		}
+		if s.closed {
+			return n, errSinkClosed
+		}
+		n += s.add(w.stream, w.phase, p[n:])
+	}
+	return len(p), nil
+}
+
+// add takes some of p. s.mu is held.
+func (s *sink) add(stream contracts.Stream, phase contracts.Phase, p []byte) int {
+	room := min(int64(len(p)), s.head-s.charged-int64(s.size))
+	if room <= 0 {
+		s.count(stream, len(p))
+		s.end.put(stream, phase, p)
+		return len(p)
+	}
+	if s.buf == nil {
+		s.buf = make([]byte, 0, min(contracts.MaxChunkBytes, max(512, len(p))))
+	}
+	n := min(int(room), contracts.MaxChunkBytes-s.size)
+	if cap(s.buf)-len(s.buf) < n {
+		s.grow(n)
+	}
+	at := len(s.buf)
+	s.buf = append(s.buf, p[:n]...)
+	if k := len(s.pieces) - 1; k >= 0 && s.pieces[k].Stream == stream && s.pieces[k].Phase == phase {
+		last := &s.pieces[k]
+		last.Data = s.buf[at-len(last.Data) : at+n]
+	} else {
+		s.pieces = append(s.pieces, contracts.Piece{Stream: stream, Phase: phase, Data: s.buf[at : at+n]})
+	}
+	s.size += n
+	s.count(stream, n)
+	if s.size == contracts.MaxChunkBytes || len(s.pieces) >= maxPieces {
+		s.flush()
+	} else if !s.armed {
+		s.arm(flushAfter)
+	}
+	return n
+}
+
+// maxPieces keeps a chunk of one-byte pieces below the message cap.
+const maxPieces = 4096
+
+// grow moves the buffer, and the pieces with it. s.mu is held.
+func (s *sink) grow(n int) {
+	bigger := make([]byte, len(s.buf), min(contracts.MaxChunkBytes, max(2*cap(s.buf), len(s.buf)+n)))
+	copy(bigger, s.buf)
+	at := 0
+	for i := range s.pieces {
+		n := len(s.pieces[i].Data)
+		s.pieces[i].Data = bigger[at : at+n]
+		at += n
+	}
+	s.buf = bigger
+}
+
+func (s *sink) count(stream contracts.Stream, n int) {
+	if stream == contracts.Stderr {
+		s.counts.stderr += int64(n)
+	} else {
+		s.counts.stdout += int64(n)
+	}
+}
+
+// arm has what is unsent flushed after d. s.mu is held.
+func (s *sink) arm(d time.Duration) {
+	s.armed = true
+	if s.timer == nil {
+		s.timer = time.AfterFunc(d, s.due)
+		return
+	}
+	s.timer.Reset(d)
+}
+
+func (s *sink) due() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = false
+	if s.closed || s.failed != nil || s.size == 0 {
+		return
+	}
+	now := time.Now()
+	gained := int(now.Sub(s.refill) / tokenEvery)
+	s.tokens = min(flushTokens, s.tokens+gained)
+	s.refill = s.refill.Add(time.Duration(gained) * tokenEvery)
+	if s.tokens == 0 {
+		s.arm(s.refill.Add(tokenEvery).Sub(now))
+		return
+	}
+	s.tokens--
+	s.flush()
+}
+
+// flush stores what is unsent as a chunk. It blocks while too much is unconfirmed, and
+// with it every writer: that is how a slow queue holds back a fast process. s.mu is held.
+func (s *sink) flush() {
+	c := contracts.Chunk{N: s.chunks + 1, At: time.Now().UTC(), Pieces: s.pieces}
+	if err := s.d.Emit(s.ctx, c); err != nil {
+		s.failed = fmt.Errorf("store output: %w", err)
+		return
+	}
+	s.chunks++
+	s.charged += max(int64(s.size), contracts.MinChunkCharge)
+	s.buf, s.pieces, s.size = s.buf[:0], s.pieces[:0], 0 // Emit has encoded them
+}
+
+// close ends the output: what comes later is refused. It returns the number of chunks and what is unsent.
+func (s *sink) close() (chunks int, tail []contracts.Piece, n counts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.counts.cut = s.end.lost(); len(s.end.pieces) > 0 {
+		s.mark()
+	}
+	if len(s.pieces) > 0 && s.failed == nil && !contracts.TailFits(s.pieces) {
+		s.flush() // many small pieces: as a tail they would lose their beginning
+	}
+	return s.chunks, s.pieces, s.counts
+}
+
+// mark puts what was cut, and the end that was kept, behind what is stored already. s.mu is held.
+func (s *sink) mark() {
+	s.pieces = append(s.pieces, s.end.cut...)
+	for _, p := range s.end.pieces {
+		if s.size+len(p.Data) > contracts.MaxChunkBytes {
+			s.flush()
+		}
+		if s.failed != nil {
+			return
+		}
+		s.pieces = append(s.pieces, p)
+		s.size += len(p.Data)
+	}
+}
