@@ -2,12 +2,14 @@ package integration_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/runnel-project/runnel"
 	"github.com/runnel-project/runnel/integration/fleet"
@@ -92,23 +94,16 @@ func TestKillWorkerOfAForkingJob(t *testing.T) {
 	f := fleet.Start(t, fleet.Config{})
 	victim := f.StartWorker(fleet.WorkerConfig{Ladder: "cgroup"})
 	id := f.ID("hydra")
-	mark := fmt.Sprintf("mark%d", os.Getpid())
+	alive := filepath.Join(t.TempDir(), "alive")
 	f.Submit(f.Client("default", ""), contracts.Invocation{ID: id, Kind: contracts.KindSubprocess, Command: []string{
-		"sh", "-c", fleet.Job(t) + " hydra -mark " + mark + "; exec sleep 3600"}, TimeoutSeconds: 20})
-	f.Await("it forks", fleet.Patience, func(context.Context) (bool, string) { return marked(mark) > 0, "" })
+		"sh", "-c", fleet.Job(t) + " hydra -alive " + alive + "; exec sleep 3600"}, TimeoutSeconds: 60})
+	f.Await("it forks", fleet.Patience, func(context.Context) (bool, string) {
+		info, err := os.Stat(alive)
+		return err == nil && info.Size() > 10 && held(t, alive), "too few heads so far"
+	})
 	victim.Kill()
 	killed := time.Now()
-	// Gone is gone: between two generations there is always one, so one look that finds none is enough;
-	// a second one a moment later makes sure.
-	none := 0
-	f.Await("no head is left", 10*time.Second, func(context.Context) (bool, string) {
-		if marked(mark) == 0 {
-			none++
-		} else {
-			none = 0
-		}
-		return none == 5, "still there"
-	})
+	f.Await("no head is left", 10*time.Second, func(context.Context) (bool, string) { return !held(t, alive), "still there" })
 	figure(t, "gone after the worker", "%v", since(killed))
 	f.StartWorker(fleet.WorkerConfig{})
 	if _, err := f.Client("default", "").Cancel(t.Context(), id); err != nil {
@@ -117,16 +112,20 @@ func TestKillWorkerOfAForkingJob(t *testing.T) {
 	f.Verify()
 }
 
-// marked counts the processes whose command line has the mark.
-func marked(mark string) int {
-	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	n := 0
-	for _, line := range lines {
-		if text, err := os.ReadFile(line); err == nil && strings.Contains(string(text), "hydra\x00-mark\x00"+mark) {
-			n++
-		}
+// held reports whether a process has a lock on a file; no process table is asked, which
+// may be full of dead ones and out of date before it is read.
+func held(t *testing.T, path string) bool {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return n
+	defer file.Close()
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Fatal(err)
+	}
+	return err != nil
 }
 
 // A job that takes its worker down every time is put aside after five starts, and no other job suffers.

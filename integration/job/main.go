@@ -205,16 +205,28 @@ func hold(args []string) error {
 }
 
 // hydra is never one process for long: each starts the next in a session of its own and ends.
+// All of them hold one lock on the file at -alive, so whoever gets that lock knows that none is left.
 // Left alone it ends after so many generations.
 func hydra(args []string) error {
 	flags := flag.NewFlagSet("hydra", flag.ExitOnError)
-	mark := flags.String("mark", "", "what to find it by in the process table")
+	alive := flags.String("alive", "", "file that they hold a lock on")
 	left := flags.Int("generations", 5000, "how many follow")
 	_ = flags.Parse(args)
-	if *left == 0 {
-		return nil
+	lock := os.NewFile(3, *alive) // of the one before
+	if *alive != "" {
+		var err error
+		if lock, err = os.OpenFile(*alive, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+			return err
+		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+			return err
+		}
 	}
-	cmd := exec.Command(os.Args[0], "hydra", "-mark", *mark, "-generations", fmt.Sprint(*left-1))
+	if _, err := lock.Write([]byte{'.'}); err != nil || *left == 0 {
+		return err
+	}
+	cmd := exec.Command(os.Args[0], "hydra", "-generations", fmt.Sprint(*left-1))
+	cmd.ExtraFiles = []*os.File{lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err
