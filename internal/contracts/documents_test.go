@@ -54,6 +54,10 @@ func blobInvocation() contracts.Invocation {
 	return inv
 }
 
+func stateChunk() contracts.Chunk {
+	return contracts.Chunk{N: 1, At: at(10), State: []byte(`{"run":"17"}`), StateBytes: 1 << 33}
+}
+
 func fullChunk() contracts.Chunk {
 	return contracts.Chunk{N: 7, At: at(10), Pieces: []contracts.Piece{
 		{Stream: contracts.Stdout, Data: []byte("line\n")},

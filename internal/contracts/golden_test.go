@@ -22,6 +22,7 @@ func TestGoldens(t *testing.T) {
 	golden(t, "invocation-full", fullInvocation())
 	golden(t, "invocation-blob", blobInvocation())
 	golden(t, "chunk", fullChunk())
+	golden(t, "chunk-state", stateChunk())
 	golden(t, "start", fullStart())
 	golden(t, "end-minimal", minimalEnd())
 	golden(t, "end-full", fullEnd())

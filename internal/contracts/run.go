@@ -16,7 +16,12 @@ type Piece struct {
 type Chunk struct {
 	N      int       `json:"n"`
 	At     time.Time `json:"at"`
-	Pieces []Piece   `json:"pieces"`
+	Pieces []Piece   `json:"pieces,omitempty"`
+	// State is what the run notes for whoever takes the work over, should its worker be lost: at most 4 KiB that only its
+	// runner reads. Each chunk has the newest; a later run of the same attempt goes on from there.
+	State []byte `json:"state,omitempty"`
+	// StateBytes counts the output of the run, from its beginning, that State stands for: a run that goes on begins with that.
+	StateBytes int64 `json:"state_bytes,omitempty"`
 }
 
 // Start says that a run began. Stored under <run>.start.

@@ -21,10 +21,14 @@ func (c Chunk) Validate() error {
 		p.add("n", "%d is not the number of a chunk: they begin at 1", c.N)
 	}
 	p.present("at", c.At)
-	if len(c.Pieces) == 0 {
+	if len(c.Pieces) == 0 && len(c.State) == 0 {
 		p.add("pieces", "must not be empty")
 	}
 	p.pieces("pieces", c.Pieces, MaxChunkBytes)
+	if len(c.State) > MaxStateBytes {
+		p.add("state", "is %d bytes, more than %d", len(c.State), MaxStateBytes)
+	}
+	p.count("state_bytes", c.StateBytes, 0)
 	return p.err()
 }
 

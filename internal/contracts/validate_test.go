@@ -143,6 +143,8 @@ func TestValidateRunDocuments(t *testing.T) {
 			"pieces[1]: must have one of data and cut, not both",
 		}},
 		"empty chunk": {contracts.Chunk{N: 1, At: at(0)}, []string{"pieces: must not be empty"}},
+		"large state": {contracts.Chunk{N: 1, At: at(0), State: make([]byte, 4097), StateBytes: -1},
+			[]string{"state: is 4097 bytes, more than 4096", "state_bytes: -1 is less than 0"}},
 		"large chunk": {contracts.Chunk{N: 1, At: at(0), Pieces: []contracts.Piece{{Stream: "stdout", Data: make([]byte, 65537)}}},
 			[]string{"pieces: have 65537 bytes of output, more than 65536"}},
 		"start": {contracts.Start{Run: "../x", Worker: "w\x00"}, []string{

@@ -107,6 +107,7 @@ const (
 	MaxMetadataBytes    = 16 << 10  // metadata of a result, keys and values
 	MaxInlineArtifacts  = 50        // artifacts named in a result; more go to a manifest object
 	MaxChunkBytes       = 64 << 10  // output in one chunk
+	MaxStateBytes       = 4 << 10   // what a run notes for whoever takes its work over
 	MinChunkCharge      = 1 << 10   // what a stored chunk counts at least against the output limit
 	MaxIDBytes          = 128
 	MaxTokenBytes       = 64
