@@ -35,7 +35,8 @@ func invocations() *rapid.Generator[contracts.Invocation] {
 			WorkingDirectory: rapid.String().Draw(t, "directory"),
 			TimeoutSeconds:   seconds.Draw(t, "timeout"), QueueTimeoutSeconds: seconds.Draw(t, "queue timeout"),
 			OutputLimitBytes: rapid.Int64().Draw(t, "limit"),
-			Labels:           texts.Draw(t, "labels"), Metadata: texts.Draw(t, "metadata"),
+			KeepLog:          rapid.Bool().Draw(t, "keep log"), ArtifactGlobs: list.Draw(t, "globs"),
+			Labels: texts.Draw(t, "labels"), Metadata: texts.Draw(t, "metadata"),
 		}
 		if rapid.Bool().Draw(t, "has stdin") {
 			inv.Stdin = &contracts.Input{Data: rapid.SliceOf(rapid.Byte()).Draw(t, "stdin")}
@@ -157,7 +158,7 @@ func TestDigestGolden(t *testing.T) {
 		want string
 	}{
 		"minimal": {minimalInvocation(), "d36d17066aa52dd0568bd38a9783e4ddda36f5c4e1fc5a1a9b273abbd32eb62f"},
-		"full":    {fullInvocation(), "73b6a26886e5d892cb331ef15101101c7b80bc2749f1e23068a856f4b33f4430"},
+		"full":    {fullInvocation(), "8c536ac3183c6d29d260c0c91e4229cec0fb100a3cb82e65d3c87bcbc4f2b74f"},
 	} {
 		if got := digest(t, tt.inv); got != tt.want {
 			t.Errorf("Digest() of %s = %s, want %s", name, got, tt.want)

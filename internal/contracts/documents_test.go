@@ -39,6 +39,8 @@ func fullInvocation() contracts.Invocation {
 		QueueTimeoutSeconds: 3600,
 		Stop:                &contracts.Stop{InterruptSeconds: 0.3, GraceSeconds: ptr(0.0)},
 		OutputLimitBytes:    1 << 30,
+		KeepLog:             true,
+		ArtifactGlobs:       []string{"build/*.tar", "**/{junit,cover}*.xml"},
 		Retry: &contracts.Retry{
 			Attempts: 3, DelaySeconds: 0.5, MaxDelaySeconds: 30,
 			On: []contracts.Status{contracts.StatusFailed, contracts.StatusTimedOut},
@@ -154,6 +156,7 @@ func fullPresence() contracts.Presence {
 		Kinds:  []contracts.Kind{contracts.KindNoop, contracts.KindSubprocess},
 		Labels: map[string]string{"zone": "b"}, Slots: 16, Busy: 1, Runs: []string{"abcd2345"},
 		Capabilities: map[string]string{"subprocess.kill": "cgroup"}, StartedAt: at(0), Draining: true,
+		Blocked: "disk",
 	}
 }
 

@@ -36,6 +36,11 @@ type Invocation struct {
 	Stop *Stop `json:"stop,omitempty"`
 	// OutputLimitBytes bounds what is stored of the output; 0 is the worker's default. The work is never ended for it.
 	OutputLimitBytes int64 `json:"output_limit_bytes,omitempty"`
+	// KeepLog keeps the whole of both streams, whatever the limit, as the artifacts .runnel/stdout.log and .runnel/stderr.log.
+	KeepLog bool `json:"keep_log,omitempty"`
+	// ArtifactGlobs name files and directories of the workspace that are kept beside what the work leaves in RUNNEL_ARTIFACTS:
+	// relative, `*` within an element, `**` across them; at most 32 of up to 1024 bytes.
+	ArtifactGlobs []string `json:"artifact_globs,omitempty"`
 	// Retry says whether the work's own failures are tried again; nil is once.
 	Retry *Retry `json:"retry,omitempty"`
 	// Labels are for finding it again: at most 32, keys and values up to 64 bytes.

@@ -148,6 +148,8 @@ type Presence struct {
 	Capabilities map[string]string `json:"capabilities,omitempty"` // what really works here
 	StartedAt    time.Time         `json:"started_at"`
 	Draining     bool              `json:"draining,omitempty"`
+	// Blocked says why it takes no more work for now, for people; "" is that it does.
+	Blocked string `json:"blocked,omitempty"`
 }
 
 // Outcome is how the work ended: all that a runner says.

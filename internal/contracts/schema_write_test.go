@@ -105,6 +105,7 @@ var byField = map[string]object{
 	"Retry.on":                {{"items", object{{"enum", []contracts.Status{contracts.StatusFailed, contracts.StatusTimedOut}}}}, {"uniqueItems", true}},
 	"Presence.name":           {{"minLength", 1}},
 	"subject":                 {{"minLength", 1}},
+	"artifact_globs":          {{"maxItems", contracts.MaxArtifactGlobs}},
 	"Result.warnings":         {{"maxItems", contracts.MaxWarnings}},
 	"Invocation.environment":  {{"propertyNames", object{{"pattern", "^[^=]+$"}}}},
 	"Invocation.runtime_name": {{"maxLength", contracts.MaxNameBytes}},

@@ -19,6 +19,8 @@ const (
 	MaxPathBytes     = 4096
 	MaxAttempts      = 1000
 	MaxSeconds       = 1e9 // 31 years: fits a time.Duration with room to add
+	MaxArtifactGlobs = 32
+	MaxGlobBytes     = 1024
 )
 
 // ReservedEnvironment begins the names that Runnel itself sets for the work.
@@ -90,6 +92,7 @@ func (inv Invocation) Validate() error {
 	if inv.OutputLimitBytes < 0 {
 		p.add("output_limit_bytes", "%d is negative", inv.OutputLimitBytes)
 	}
+	p.artifactGlobs(inv.ArtifactGlobs)
 	p.retry(inv.Retry)
 	p.labels(inv.Labels)
 	p.metadata(inv.Metadata)
@@ -289,7 +292,7 @@ func (p *problems) metadata(metadata map[string]string) {
 func (inv Invocation) sizeBound() int {
 	// The names and numbers of all fields are below 1 KiB; a text costs 5 bytes at most beside its own.
 	n := 1024 + len(inv.ID) + len(inv.Name) + len(inv.Kind) + len(inv.Tenant) + len(inv.Pool) + len(inv.Lane) + len(inv.WorkingDirectory)
-	for _, list := range [][]string{inv.Command, inv.EnvironmentPass, inv.EnvironmentDeny} {
+	for _, list := range [][]string{inv.Command, inv.EnvironmentPass, inv.EnvironmentDeny, inv.ArtifactGlobs} {
 		for _, s := range list {
 			n += len(s) + 5
 		}

@@ -159,6 +159,7 @@ func (w Presence) Validate() error {
 		}
 	}
 	p.textMap("capabilities", w.Capabilities, MaxNameBytes, MaxErrorBytes, nil)
+	p.text("blocked", w.Blocked, MaxErrorBytes)
 	return p.err()
 }
 

@@ -75,6 +75,23 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 			"stop.interrupt_seconds: +Inf is not a number of seconds", "stop.grace_seconds: 1e+10 is more than 1000000000",
 		}},
 		"output limit": {func(inv *contracts.Invocation) { inv.OutputLimitBytes = -1 }, []string{"output_limit_bytes: -1 is negative"}},
+		"artifact globs": {func(inv *contracts.Invocation) {
+			inv.ArtifactGlobs = []string{"a", "build/**/*.[ch]", "{a,b/{c,d}}/x", `\[a\]*`, "logs/", "caf\u00e9/[!x]"}
+		}, nil},
+		"bad artifact globs": {func(inv *contracts.Invocation) {
+			inv.ArtifactGlobs = []string{"", "/etc/*", "../x", "a/../../b", "./a", "a//b", "[a", "{a", "a}", `a\`, "[!]", "a\x00", "\xff", long(1025)}
+		}, []string{
+			"artifact_globs[0]: must not be empty", `artifact_globs[1]: "/etc/*" is absolute: a pattern is relative to the workspace`,
+			`artifact_globs[2]: "../x" has an element that is empty, "." or ".."`, `artifact_globs[3]: "a/../../b" has an element that is empty, "." or ".."`,
+			`artifact_globs[4]: "./a" has an element that is empty, "." or ".."`, `artifact_globs[5]: "a//b" has an element that is empty, "." or ".."`,
+			`artifact_globs[6]: "[a" is not a pattern: see to its brackets, braces and backslashes`,
+			`artifact_globs[7]: "{a" is not a pattern: see to its brackets, braces and backslashes`,
+			`artifact_globs[8]: "a}" is not a pattern: see to its brackets, braces and backslashes`,
+			`artifact_globs[9]: "a\\" is not a pattern: see to its brackets, braces and backslashes`,
+			`artifact_globs[10]: "[!]" is not a pattern: see to its brackets, braces and backslashes`,
+			`artifact_globs[11]: "a\x00" contains a NUL byte`, `artifact_globs[12]: "\xff" is not UTF-8`, "artifact_globs[13]: is 1025 bytes, more than 1024",
+		}},
+		"33 artifact globs": {func(inv *contracts.Invocation) { inv.ArtifactGlobs = slices.Repeat([]string{"a"}, 33) }, []string{"artifact_globs: are 33, more than 32"}},
 		"retry": {func(inv *contracts.Invocation) {
 			inv.Retry = &contracts.Retry{DelaySeconds: -1, MaxDelaySeconds: -1, On: []contracts.Status{"failed", "succeeded", "failed"}}
 		}, []string{
