@@ -166,4 +166,49 @@ func fullManifest() contracts.Manifest {
 	}}
 }
 
+func manualInvocation() contracts.Invocation {
+	return contracts.Invocation{
+		ID: "a2b3c4d5e6f7a2b3", Name: "greet", Kind: contracts.KindManual, Tenant: "default", Pool: "default", Lane: contracts.LaneNormal,
+		Command: []string{"hello", "world"}, Stdin: &contracts.Input{Data: []byte("hi\n")}, TimeoutSeconds: 60,
+		Metadata: map[string]string{"manual.no_responder": "reject"},
+	}
+}
+
+func manualRequest() contracts.ManualRequest {
+	return contracts.ManualRequest{
+		Invocation: manualInvocation(), Run: "abcd2345", Attempt: 1, HeartbeatSeconds: 10, SecondsLeft: 59.5, Window: contracts.ManualWindow,
+	}
+}
+
+// manualReplies has a reply of every type, the outcome with every field.
+func manualReplies() map[string]contracts.ManualReply {
+	reply := func(t contracts.ManualType) contracts.ManualReply {
+		return contracts.ManualReply{Type: t, ID: "a2b3c4d5e6f7a2b3", Run: "abcd2345", Responder: "greeter-1"}
+	}
+	output, progress, declined, outcome := reply(contracts.ManualOutput), reply(contracts.ManualProgress), reply(contracts.ManualDeclined), reply(contracts.ManualEnded)
+	output.N, output.Pieces = 1, []contracts.Piece{{Stream: contracts.Stdout, Data: []byte("hello\n")}}
+	progress.Fraction, progress.Text = ptr(0.5), "one of two"
+	declined.Text = "busy"
+	outcome.N, outcome.Outcome = 1, &contracts.ManualOutcome{
+		Status: contracts.StatusFailed, ExitCode: ptr(3), Error: "no such planet", Metadata: map[string]string{"planet": "vulcan"},
+		Tail: []contracts.Piece{{Stream: contracts.Stderr, Data: []byte("oops\n")}},
+	}
+	minimal := contracts.ManualReply{Type: contracts.ManualEnded, ID: "a2b3c4d5e6f7a2b3", Run: "abcd2345", Outcome: &contracts.ManualOutcome{Status: contracts.StatusSucceeded}}
+	return map[string]contracts.ManualReply{
+		"accepted": reply(contracts.ManualAccepted), "output": output, "progress": progress, "heartbeat": reply(contracts.ManualHeartbeat),
+		"declined": declined, "outcome": outcome, "minimal": minimal,
+	}
+}
+
+func manualStop() contracts.ManualControl {
+	return contracts.ManualControl{Type: contracts.ManualStop, ID: "a2b3c4d5e6f7a2b3", Run: "abcd2345", Reason: contracts.ReasonCancelled, GraceSeconds: 5}
+}
+
+func manualAnswer() contracts.ManualAnswer {
+	return contracts.ManualAnswer{
+		ID: "a2b3c4d5e6f7a2b3", Answer: "zyxwvutsrqponmlk",
+		Outcome: contracts.ManualOutcome{Status: contracts.StatusSucceeded, Tail: []contracts.Piece{{Stream: contracts.Stdout, Data: []byte("approved\n")}}},
+	}
+}
+
 func long(n int) string { return strings.Repeat("x", n) }

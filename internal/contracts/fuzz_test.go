@@ -19,6 +19,12 @@ func FuzzDecodePresence(f *testing.F)    { fuzzDecode[contracts.Presence](f, "pr
 func FuzzDecodeManifest(f *testing.F)    { fuzzDecode[contracts.Manifest](f, "manifest") }
 func FuzzDecodeCancelReply(f *testing.F) { fuzzDecode[contracts.CancelReply](f, "cancelreply") }
 
+func FuzzDecodeManualRequest(f *testing.F) { fuzzDecode[contracts.ManualRequest](f, "manual_request") }
+func FuzzDecodeManualReply(f *testing.F)   { fuzzDecode[contracts.ManualReply](f, "manual_reply") }
+func FuzzDecodeManualControl(f *testing.F) { fuzzDecode[contracts.ManualControl](f, "manual_control") }
+func FuzzDecodeManualAnswer(f *testing.F)  { fuzzDecode[contracts.ManualAnswer](f, "manual_answer") }
+func FuzzDecodeManualReceipt(f *testing.F) { fuzzDecode[contracts.ManualReceipt](f, "manual_receipt") }
+
 // fuzzDecode holds that what Decode takes, of whatever version, is the same document
 // however often and in whichever encoding it is written and read again.
 func fuzzDecode[T contracts.Document](f *testing.F, name string) {

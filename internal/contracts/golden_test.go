@@ -32,6 +32,14 @@ func TestGoldens(t *testing.T) {
 	golden(t, "dead", fullDead())
 	golden(t, "presence", fullPresence())
 	golden(t, "manifest", fullManifest())
+	for name, r := range manualReplies() {
+		golden(t, "manual_reply-"+name, r)
+	}
+	golden(t, "manual_request", manualRequest())
+	golden(t, "manual_control-ack", contracts.ManualControl{Type: contracts.ManualAck, ID: "a2b3c4d5e6f7a2b3", Run: "abcd2345", N: 1})
+	golden(t, "manual_control-stop", manualStop())
+	golden(t, "manual_answer", manualAnswer())
+	golden(t, "manual_receipt", contracts.ManualReceipt{Answer: "zyxwvutsrqponmlk"})
 	golden(t, "cancelreply-killing", contracts.CancelReply{State: contracts.CancelKilling})
 	golden(t, "cancelreply-done", contracts.CancelReply{
 		State: contracts.CancelDone, Status: contracts.StatusCancelled, Killed: "3 processes (TERM, then KILL)",

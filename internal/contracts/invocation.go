@@ -5,7 +5,8 @@ package contracts
 type Invocation struct {
 	// ID names the invocation within its tenant: [A-Za-z0-9][A-Za-z0-9_-]{0,127}. `submit` makes one where none is given.
 	ID string `json:"invocation_id"`
-	// Name says what the work is, for people and for manual responders; free text up to 256 bytes, "" allowed.
+	// Name says what the work is, for people: free text up to 256 bytes, "" allowed. For kind manual
+	// it names the responders that are asked: [a-z0-9_-]{1,64}.
 	Name string `json:"runtime_name,omitempty"`
 	// Kind says which runner it needs.
 	Kind Kind `json:"runtime_kind"`

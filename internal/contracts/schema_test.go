@@ -196,11 +196,22 @@ func TestSchemasTakeWhatIsValid(t *testing.T) {
 		"manifest":   {must(contracts.EncodeJSON(fullManifest())), readOurs[contracts.Manifest]},
 		"presence":   {must(contracts.EncodeJSON(fullPresence())), readOurs[contracts.Presence]},
 		"dead":       {must(contracts.EncodeJSON(fullDead())), readOurs[contracts.Dead]},
+
+		"manual_request": {must(contracts.EncodeJSON(manualRequest())), readOurs[contracts.ManualRequest]},
+		"manual_control": {must(contracts.EncodeJSON(manualStop())), readOurs[contracts.ManualControl]},
+		"manual_answer":  {must(contracts.EncodeJSON(manualAnswer())), readOurs[contracts.ManualAnswer]},
+	}
+	for name, r := range manualReplies() {
+		tests["manual_reply "+name] = struct {
+			text []byte
+			read func([]byte) error
+		}{must(contracts.EncodeJSON(r)), readOurs[contracts.ManualReply]}
 	}
 	leftOut := []string{"null", `""`, "[]", "{}"}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			schema := compiled(t, name)
+			document, _, _ := strings.Cut(name, " ")
+			schema := compiled(t, document)
 			taken := 0
 			for what, text := range mutants(t, test.text) {
 				err := fits(t, schema, []byte(text))

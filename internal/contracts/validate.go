@@ -71,6 +71,9 @@ func (inv Invocation) Validate() error {
 		p.add("invocation_id", "%s is not an id: 1 to %d letters, digits, '_' and '-', beginning with a letter or digit", quote(inv.ID), MaxIDBytes)
 	}
 	p.text("runtime_name", inv.Name, MaxNameBytes)
+	if inv.Kind == KindManual {
+		p.token("runtime_name", inv.Name) // it is a token of the subject that responders listen on
+	}
 	p.token("runtime_kind", string(inv.Kind))
 	p.token("tenant", inv.Tenant)
 	p.token("pool", inv.Pool)
