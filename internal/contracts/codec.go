@@ -94,6 +94,20 @@ func EncodeJSON(v any) ([]byte, error) {
 	return data, nil
 }
 
+// SpeaksJSON reports whether who wrote a message with this body is to be answered in JSON: it is JSON itself.
+func SpeaksJSON(data []byte, m Meta) bool {
+	is, err := sniffJSON(data, m.ContentType)
+	return err == nil && is
+}
+
+// EncodeFor encodes v as JSON or in the canonical msgpack.
+func EncodeFor(v any, asJSON bool) ([]byte, error) {
+	if asJSON {
+		return EncodeJSON(v)
+	}
+	return Encode(v)
+}
+
 // Decode reads a document of at most MaxMessageBytes strictly. A field that the document does not
 // have, has twice or spells otherwise, a value of another type and bytes after the end
 // are a *FieldError that names the field by its path. Unknown fields are ignored if m

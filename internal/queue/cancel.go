@@ -145,12 +145,13 @@ func (p *Producer) cancelStored(ctx context.Context, inv contracts.Invocation, m
 			was = contracts.StatusRunning
 		}
 		doc := cancelledResult(inv, message)
-		body, err := contracts.Encode(doc.Fit())
+		asJSON := contracts.SpeaksJSON(message.Data, metaOf(message.Header))
+		body, err := contracts.EncodeFor(doc.Fit(), asJSON)
 		if err != nil {
 			return CancelReport{}, err
 		}
 		once, cancel := context.WithTimeout(ctx, askTimeout)
-		_, err = p.reply.Put(once, p.names.Result(p.tenant, inv.ID), nats.Header{contracts.HeaderVersion: {contracts.Version}}, body)
+		_, err = p.reply.Put(once, p.names.Result(p.tenant, inv.ID), headerFor(asJSON), body)
 		cancel()
 		switch {
 		case err == nil:

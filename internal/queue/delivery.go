@@ -38,6 +38,7 @@ type Delivery struct {
 	received time.Time
 	run      string
 	digest   string
+	json     bool // it came in JSON, and who sent it reads what is stored of it
 
 	// What the pre-run check found.
 	attempt  int
@@ -58,8 +59,8 @@ type Delivery struct {
 	startSeq uint64
 	lastBeat time.Time
 	over     bool
-	askers   []string // who waits to hear of a cancel
-	failed   error    // a chunk that could not be stored
+	askers   []asker // who waits to hear of a cancel
+	failed   error   // a chunk that could not be stored
 }
 
 func newDelivery(t *Taker, m *nats.Msg, meta *nats.MsgMetadata, addr Address, addrErr error, pulled time.Time) *Delivery {
@@ -69,6 +70,7 @@ func newDelivery(t *Taker, m *nats.Msg, meta *nats.MsgMetadata, addr Address, ad
 		seq: meta.Sequence.Stream, stored: meta.Timestamp.UTC(), count: int(meta.NumDelivered),
 		pulled: pulled, received: now, lastBeat: now, run: contracts.NewRun(), attempt: 1,
 		window: make(chan struct{}, chunksOpen),
+		json:   contracts.SpeaksJSON(m.Data, metaOf(m.Header)),
 	}
 }
 
@@ -189,7 +191,7 @@ func (d *Delivery) Hold(ctx context.Context) (context.Context, error) {
 }
 
 func (d *Delivery) startMessage() (string, []byte, error) {
-	data, err := contracts.Encode(contracts.Start{
+	data, err := d.encode(contracts.Start{
 		Run: d.run, Attempt: d.attempt, Worker: d.t.cfg.Worker, Host: d.t.cfg.Host, At: d.t.Now().UTC(), Digest: d.digest,
 	})
 	return d.t.names.Start(d.addr.Tenant, d.addr.ID, d.run), data, err
@@ -249,7 +251,7 @@ func (d *Delivery) Emit(ctx context.Context, c contracts.Chunk) error {
 	if c.N == 1 {
 		d.startSoon()
 	}
-	data, err := contracts.Encode(c)
+	data, err := d.encode(c)
 	if err != nil {
 		return err
 	}
@@ -291,9 +293,9 @@ func (d *Delivery) send(subject string, data []byte, stored func(seq uint64)) {
 			return
 		}
 		wait = min(2*wait, 2*time.Second)
-		time.AfterFunc(wait, func() { d.t.output.PutAsync(subject, newHeader(), data, done) })
+		time.AfterFunc(wait, func() { d.t.output.PutAsync(subject, headerFor(d.json), data, done) })
 	}
-	d.t.output.PutAsync(subject, newHeader(), data, done)
+	d.t.output.PutAsync(subject, headerFor(d.json), data, done)
 }
 
 // trouble says why nothing more of this run should be stored.
@@ -411,7 +413,7 @@ func (d *Delivery) persist(ctx context.Context, s *Store, subject string, data [
 	first := time.Now()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		done := make(chan answer, 1)
-		s.PutAsync(subject, newHeader(), data, func(seq uint64, err error) { done <- answer{seq, err} })
+		s.PutAsync(subject, headerFor(d.json), data, func(seq uint64, err error) { done <- answer{seq, err} })
 		if sent != nil {
 			sent()
 			sent = nil
@@ -449,6 +451,19 @@ func metaOf(h nats.Header) contracts.Meta {
 func newHeader() nats.Header {
 	return nats.Header{contracts.HeaderVersion: {contracts.Version}}
 }
+
+// headerFor is newHeader of a message that may be JSON.
+func headerFor(isJSON bool) nats.Header {
+	h := newHeader()
+	if isJSON {
+		h[contracts.HeaderContentType] = []string{contracts.ContentJSON}
+	}
+	return h
+}
+
+// encode writes what is stored of the invocation in the encoding that it came in: a client that
+// knows JSON alone must be able to follow what it submitted.
+func (d *Delivery) encode(v any) ([]byte, error) { return contracts.EncodeFor(v, d.json) }
 
 func validDigest(s string) bool {
 	if len(s) != 64 {

@@ -20,7 +20,7 @@ func (d *Delivery) Finish(ctx context.Context, r contracts.Result) error {
 		return d.abandon(err)
 	}
 	r = r.Fit()
-	data, err := contracts.Encode(r)
+	data, err := d.encode(r)
 	if err != nil {
 		return d.abandon(err)
 	}
@@ -28,7 +28,7 @@ func (d *Delivery) Finish(ctx context.Context, r contracts.Result) error {
 	_, err = d.persist(ctx, d.t.reply, subject, data, func() { d.t.cfg.Step(StepResultSent, d.addr.ID, d.run) })
 	if errors.Is(err, ErrTooLarge) {
 		r = contracts.MinimalFailed(r, err.Error())
-		if data, err = contracts.Encode(r); err == nil {
+		if data, err = d.encode(r); err == nil {
 			_, err = d.persist(ctx, d.t.reply, subject, data, nil)
 		}
 	}
@@ -152,7 +152,7 @@ func (d *Delivery) storeEnd(ctx context.Context, e contracts.End) error {
 	if err := d.storeStart(ctx); err != nil { // no end without a start
 		return err
 	}
-	data, err := contracts.Encode(e.Fit())
+	data, err := d.encode(e.Fit())
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (d *Delivery) storeEnd(ctx context.Context, e contracts.End) error {
 // Bury puts the invocation aside as it came, stores r as its result and has the server forget it.
 func (d *Delivery) Bury(ctx context.Context, r contracts.Result) error {
 	r = r.Fit()
-	data, err := contracts.Encode(contracts.Dead{Reason: r.Reason, Error: r.Error, At: r.FinishedAt, Subject: d.msg.Subject, Body: d.msg.Data})
+	data, err := d.encode(contracts.Dead{Reason: r.Reason, Error: r.Error, At: r.FinishedAt, Subject: d.msg.Subject, Body: d.msg.Data})
 	if err != nil {
 		return d.abandon(err)
 	}
@@ -174,7 +174,7 @@ func (d *Delivery) Bury(ctx context.Context, r contracts.Result) error {
 		return d.abandon(fmt.Errorf("store dead letter: %w", err))
 	}
 	d.t.cfg.Step(StepDeadStored, d.addr.ID, d.run)
-	if data, err = contracts.Encode(r); err != nil {
+	if data, err = d.encode(r); err != nil {
 		return d.abandon(err)
 	}
 	if _, err := d.persist(ctx, d.t.reply, d.resultSubject(), data, nil); err != nil && !errors.Is(err, ErrOccupied) {
@@ -199,14 +199,23 @@ func (d *Delivery) answer(r contracts.Result) {
 	if r.Status == contracts.StatusCancelled {
 		reply.State = contracts.CancelDone
 	}
-	data, err := contracts.Encode(reply)
-	if err != nil {
-		d.t.cfg.Problem(err)
-		return
-	}
 	for _, to := range askers {
-		if err := d.t.nc.PublishMsg(&nats.Msg{Subject: to, Header: newHeader(), Data: data}); err != nil {
-			d.t.cfg.Problem(fmt.Errorf("answer a cancel: %w", err))
-		}
+		d.t.tell(to, reply)
+	}
+}
+
+// asker is who waits to hear how a cancel ended.
+type asker struct {
+	subject string
+	json    bool
+}
+
+func (t *Taker) tell(to asker, reply contracts.CancelReply) {
+	data, err := contracts.EncodeFor(reply, to.json)
+	if err == nil {
+		err = t.nc.PublishMsg(&nats.Msg{Subject: to.subject, Header: headerFor(to.json), Data: data})
+	}
+	if err != nil {
+		t.cfg.Problem(fmt.Errorf("answer a cancel: %w", err))
 	}
 }

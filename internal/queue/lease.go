@@ -163,23 +163,18 @@ func (t *Taker) cancelAsked(m *nats.Msg) {
 	if d == nil {
 		return
 	}
+	from := asker{subject: m.Reply, json: contracts.SpeaksJSON(m.Data, metaOf(m.Header))}
 	d.mu.Lock()
 	over := d.over
 	if !over && m.Reply != "" {
-		d.askers = append(d.askers, m.Reply)
+		d.askers = append(d.askers, from)
 	}
 	d.mu.Unlock()
 	if over {
 		return // its result is stored: the asker finds it
 	}
 	if m.Reply != "" {
-		data, err := contracts.Encode(contracts.CancelReply{State: contracts.CancelKilling})
-		if err == nil {
-			err = t.nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: newHeader(), Data: data})
-		}
-		if err != nil {
-			t.cfg.Problem(fmt.Errorf("answer a cancel: %w", err))
-		}
+		t.tell(from, contracts.CancelReply{State: contracts.CancelKilling})
 	}
 	d.lose(ErrCancelled)
 }
