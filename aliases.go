@@ -15,6 +15,14 @@ type (
 	Input = contracts.Input
 	// Stop is the order in which work is ended: interrupt, terminate, kill.
 	Stop = contracts.Stop
+	// Container says in what an invocation of kind container runs.
+	Container = contracts.Container
+	// Tmpfs is a directory in memory, inside of a container.
+	Tmpfs = contracts.Tmpfs
+	// Mount is a directory or file of the engine's machine, seen from inside of a container.
+	Mount = contracts.Mount
+	// Pull says when an image is fetched.
+	Pull = contracts.Pull
 	// Retry says which of the work's own failures are tried again, and when.
 	Retry = contracts.Retry
 	// Result is the last word on an invocation: exactly one is stored.
@@ -146,6 +154,19 @@ const (
 	PhaseMain    = contracts.PhaseMain
 	PhaseSetup   = contracts.PhaseSetup
 	PhaseCleanup = contracts.PhaseCleanup
+)
+
+// The ways to fetch an image.
+const (
+	PullMissing = contracts.PullMissing
+	PullAlways  = contracts.PullAlways
+	PullNever   = contracts.PullNever
+)
+
+// Where the work of a container finds its directories.
+const (
+	ContainerWorkspace = contracts.ContainerWorkspace
+	ContainerArtifacts = contracts.ContainerArtifacts
 )
 
 // Caps of what is stored.

@@ -125,7 +125,7 @@ func TestRxPAllStatuses(t *testing.T) {
 		},
 		"cancelled": {doc: hang(), status: "cancelled", code: -15, summary: "cancelled on request", exits: 130, cancel: true},
 		"no runner (E10)": {
-			doc:    asked{"runtime_kind": "container", "command": []string{"unused"}},
+			doc:    asked{"runtime_kind": "container", "command": []string{"unused"}, "metadata": map[string]string{"container.image": "tool"}},
 			status: "rejected", summary: "no runner registered for runtime_kind='container'", exits: 125,
 		},
 		"unknown kind (E3, E10)": {

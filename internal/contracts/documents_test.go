@@ -60,6 +60,19 @@ func stateChunk() contracts.Chunk {
 	return contracts.Chunk{N: 1, At: at(10), State: []byte(`{"run":"17"}`), StateBytes: 1 << 33}
 }
 
+func containerInvocation() contracts.Invocation {
+	inv := minimalInvocation()
+	inv.Kind = contracts.KindContainer
+	inv.Container = &contracts.Container{
+		Image: "registry.example:5000/team/tool:1.2", Entrypoint: []string{"/bin/tool", "--"}, User: "1000:1000",
+		Network: "bridge", Ports: []string{"8080", "53/udp"}, MemoryBytes: 512 << 20, CPUs: 1.5, PIDs: 256, WritableRoot: true,
+		Tmpfs:    []contracts.Tmpfs{{Path: "/tmp", SizeBytes: 64 << 20}, {Path: "/run"}},
+		Mounts:   []contracts.Mount{{Source: "/srv/data", Target: "/data"}, {Source: "/srv/data", Target: "/cache", Writable: true}},
+		Platform: "linux/arm64/v8", Pull: contracts.PullAlways, NoInit: true,
+	}
+	return inv
+}
+
 func fullChunk() contracts.Chunk {
 	return contracts.Chunk{N: 7, At: at(10), Pieces: []contracts.Piece{
 		{Stream: contracts.Stdout, Data: []byte("line\n")},

@@ -21,6 +21,7 @@ func TestGoldens(t *testing.T) {
 	golden(t, "invocation-minimal", minimalInvocation())
 	golden(t, "invocation-full", fullInvocation())
 	golden(t, "invocation-blob", blobInvocation())
+	golden(t, "invocation-container", containerInvocation())
 	golden(t, "chunk", fullChunk())
 	golden(t, "chunk-state", stateChunk())
 	golden(t, "start", fullStart())

@@ -25,7 +25,7 @@ type Invocation struct {
 	// EnvironmentDeny takes names (globs) away again, after passing and before Environment.
 	EnvironmentDeny []string `json:"environment_deny,omitempty"`
 	// WorkingDirectory is where the work starts: "" is the workspace; relative is inside it, created if missing;
-	// absolute is a directory of the worker that its policy must allow (E13).
+	// absolute is a directory of the worker that its policy must allow (E13), and for kind container one of the container.
 	WorkingDirectory string `json:"working_directory,omitempty"`
 	// Stdin is what the work reads on its standard input; nil is an empty one.
 	Stdin *Input `json:"stdin,omitempty"`
@@ -46,6 +46,8 @@ type Invocation struct {
 	Retry *Retry `json:"retry,omitempty"`
 	// Labels are for finding it again: at most 32, keys and values up to 64 bytes.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Container says in what kind container runs; nil for every other kind.
+	Container *Container `json:"container,omitempty"`
 	// Metadata is handed to the runner; http and manual read their settings from it (E26, E32).
 	Metadata map[string]string `json:"metadata,omitempty"`
 }

@@ -36,6 +36,9 @@ const (
 // httpStatus is where the http runner says which status it was answered (E29).
 const httpStatus = "http.status"
 
+// RxPImage is the metadata of an RxPInvocation that names the image of kind container: RxP has no field for it.
+const RxPImage = "container.image"
+
 // unusedCommand is what kinds without a command have in RxP, which asks for one (E2).
 const unusedCommand = "unused"
 
@@ -49,13 +52,17 @@ func (inv RxPInvocation) Invocation() (Invocation, RxPPaths) {
 	if inv.TimeoutSeconds != nil {
 		out.TimeoutSeconds = float64(*inv.TimeoutSeconds)
 	}
+	if image, ok := inv.Metadata[RxPImage]; ok && inv.Kind == KindContainer {
+		out.Container = &Container{Image: image}
+	}
 	return out, RxPPaths{
 		InputPayload: value(inv.InputPayloadPath), OutputResult: value(inv.OutputResultPath), ArtifactDirectory: value(inv.ArtifactDirectory),
 	}
 }
 
 // RxP returns inv as RxP says it. Fractions of timeout_seconds round up. What RxP has no field for is left out: tenant, pool,
-// lane, labels, standard input, retry, stop, the limits of output and queue, and which variables are passed on.
+// lane, labels, standard input, retry, stop, the limits of output and queue, which variables are passed on, and of a container all
+// but its image.
 func (inv Invocation) RxP(paths RxPPaths) RxPInvocation {
 	out := RxPInvocation{
 		ID: inv.ID, Name: cmp.Or(inv.Name, string(inv.Kind)), Kind: inv.Kind,
@@ -65,6 +72,13 @@ func (inv Invocation) RxP(paths RxPPaths) RxPInvocation {
 	}
 	if len(out.Command) == 0 {
 		out.Command = []string{unusedCommand}
+	}
+	if inv.Container != nil {
+		out.Metadata = maps.Clone(inv.Metadata)
+		if out.Metadata == nil {
+			out.Metadata = map[string]string{}
+		}
+		out.Metadata[RxPImage] = inv.Container.Image
 	}
 	if s := inv.TimeoutSeconds; s > 0 {
 		out.TimeoutSeconds = new(int64(math.Ceil(s)))

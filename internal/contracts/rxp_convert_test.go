@@ -60,7 +60,7 @@ func TestInvocationToRxP(t *testing.T) {
 	}
 	for name, inv := range map[string]contracts.Invocation{
 		"minimal": minimalInvocation(), "full": fullInvocation(), "blob": blobInvocation(),
-		"noop": {ID: "a", Kind: contracts.KindNoop},
+		"noop": {ID: "a", Kind: contracts.KindNoop}, "container": containerInvocation(),
 	} {
 		got := inv.RxP(contracts.RxPPaths{})
 		if err := fits(t, compiled(t, "runtime_invocation"), must(contracts.EncodeRxP(got))); err != nil {
@@ -70,6 +70,19 @@ func TestInvocationToRxP(t *testing.T) {
 	got := contracts.Invocation{ID: "a", Kind: contracts.KindNoop}.RxP(contracts.RxPPaths{})
 	if got.Name != "noop" || got.WorkingDirectory != "." || !cmp.Equal(got.Command, []string{"unused"}) || got.TimeoutSeconds != nil {
 		t.Errorf("RxP() = %+v", got)
+	}
+}
+
+// RxP has the kind container and no field for its image.
+func TestRxPContainer(t *testing.T) {
+	inv, paths := containerInvocation().RxP(contracts.RxPPaths{}).Invocation()
+	if want := (&contracts.Container{Image: containerInvocation().Container.Image}); paths != (contracts.RxPPaths{}) || !cmp.Equal(inv.Container, want) {
+		t.Errorf("there and back the container is %+v, want %+v", inv.Container, want)
+	}
+	if other := rxpInvocation(); other.Kind == contracts.KindContainer {
+		t.Error("the sample is a container")
+	} else if inv, _ := other.Invocation(); inv.Container != nil {
+		t.Errorf("kind %s has a container", inv.Kind)
 	}
 }
 

@@ -98,6 +98,7 @@ func (inv Invocation) Validate() error {
 	p.artifactGlobs(inv.ArtifactGlobs)
 	p.retry(inv.Retry)
 	p.labels(inv.Labels)
+	p.container(inv)
 	p.metadata(inv.Metadata)
 	if len(p.list) == 0 && inv.sizeBound() > MaxMessageBytes {
 		// Only then worth the encoding: the bound is above the true size.
@@ -311,5 +312,5 @@ func (inv Invocation) sizeBound() int {
 	if inv.Retry != nil {
 		n += 20 * len(inv.Retry.On)
 	}
-	return n
+	return n + inv.Container.size()
 }

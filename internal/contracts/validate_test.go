@@ -16,9 +16,10 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 		change func(*contracts.Invocation)
 		want   []string // the whole text of every problem
 	}{
-		"minimal": {func(*contracts.Invocation) {}, nil},
-		"full":    {func(inv *contracts.Invocation) { *inv = fullInvocation() }, nil},
-		"blob":    {func(inv *contracts.Invocation) { *inv = blobInvocation() }, nil},
+		"minimal":   {func(*contracts.Invocation) {}, nil},
+		"full":      {func(inv *contracts.Invocation) { *inv = fullInvocation() }, nil},
+		"blob":      {func(inv *contracts.Invocation) { *inv = blobInvocation() }, nil},
+		"container": {func(inv *contracts.Invocation) { *inv = containerInvocation() }, nil},
 		"path as id": {func(inv *contracts.Invocation) { inv.ID = "../x" }, // E14
 			[]string{`invocation_id: "../x" is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
 		"flag as id":      {func(inv *contracts.Invocation) { inv.ID = "-x" }, []string{`invocation_id: "-x" is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
@@ -26,21 +27,24 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 		"id of two words": {func(inv *contracts.Invocation) { inv.ID = "a.b" }, []string{`invocation_id: "a.b" is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
 		"id of 10 KB": {func(inv *contracts.Invocation) { inv.ID = long(10_000) },
 			[]string{`invocation_id: "` + long(48) + `"... (10000 bytes) is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
-		"no id":               {func(inv *contracts.Invocation) { inv.ID = "" }, []string{`invocation_id: "" is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
-		"long name":           {func(inv *contracts.Invocation) { inv.Name = long(257) }, []string{"runtime_name: is 257 bytes, more than 256"}},
-		"no kind":             {func(inv *contracts.Invocation) { inv.Kind = "" }, []string{"runtime_kind: must not be empty"}},
-		"wildcard kind":       {func(inv *contracts.Invocation) { inv.Kind = "*" }, []string{`runtime_kind: "*" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
-		"open kinds":          {func(inv *contracts.Invocation) { inv.Kind, inv.Command = "wasm-1", nil }, nil},
-		"upper tenant":        {func(inv *contracts.Invocation) { inv.Tenant = "Acme" }, []string{`tenant: "Acme" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
-		"dotted pool":         {func(inv *contracts.Invocation) { inv.Pool = "a.b" }, []string{`pool: "a.b" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
-		"unknown lane":        {func(inv *contracts.Invocation) { inv.Lane = "urgent" }, []string{`lane: "urgent" is not high, normal or low`}},
-		"no command":          {func(inv *contracts.Invocation) { inv.Command = nil }, []string{"command: must not be empty for kind subprocess"}},
-		"empty command":       {func(inv *contracts.Invocation) { inv.Command = []string{"", "x"} }, []string{"command[0]: must not be empty: it names the program"}},
-		"empty argument":      {func(inv *contracts.Invocation) { inv.Command = []string{"echo", ""} }, nil},
-		"NUL in command":      {func(inv *contracts.Invocation) { inv.Command = []string{"echo", "a\x00b"} }, []string{`command[1]: "a\x00b" contains a NUL byte`}},
-		"command bytes":       {func(inv *contracts.Invocation) { inv.Command = []string{"echo", "a\xff"} }, []string{`command[1]: "a\xff" is not UTF-8`}},
-		"image's own command": {func(inv *contracts.Invocation) { inv.Kind, inv.Command = contracts.KindContainer, nil }, nil},
-		"request":             {func(inv *contracts.Invocation) { inv.Kind, inv.Command = contracts.KindHTTP, nil }, nil},
+		"no id":          {func(inv *contracts.Invocation) { inv.ID = "" }, []string{`invocation_id: "" is not an id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit`}},
+		"long name":      {func(inv *contracts.Invocation) { inv.Name = long(257) }, []string{"runtime_name: is 257 bytes, more than 256"}},
+		"no kind":        {func(inv *contracts.Invocation) { inv.Kind = "" }, []string{"runtime_kind: must not be empty"}},
+		"wildcard kind":  {func(inv *contracts.Invocation) { inv.Kind = "*" }, []string{`runtime_kind: "*" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
+		"open kinds":     {func(inv *contracts.Invocation) { inv.Kind, inv.Command = "wasm-1", nil }, nil},
+		"upper tenant":   {func(inv *contracts.Invocation) { inv.Tenant = "Acme" }, []string{`tenant: "Acme" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
+		"dotted pool":    {func(inv *contracts.Invocation) { inv.Pool = "a.b" }, []string{`pool: "a.b" is not a name: 1 to 64 of a-z, 0-9, '_' and '-'`}},
+		"unknown lane":   {func(inv *contracts.Invocation) { inv.Lane = "urgent" }, []string{`lane: "urgent" is not high, normal or low`}},
+		"no command":     {func(inv *contracts.Invocation) { inv.Command = nil }, []string{"command: must not be empty for kind subprocess"}},
+		"empty command":  {func(inv *contracts.Invocation) { inv.Command = []string{"", "x"} }, []string{"command[0]: must not be empty: it names the program"}},
+		"empty argument": {func(inv *contracts.Invocation) { inv.Command = []string{"echo", ""} }, nil},
+		"NUL in command": {func(inv *contracts.Invocation) { inv.Command = []string{"echo", "a\x00b"} }, []string{`command[1]: "a\x00b" contains a NUL byte`}},
+		"command bytes":  {func(inv *contracts.Invocation) { inv.Command = []string{"echo", "a\xff"} }, []string{`command[1]: "a\xff" is not UTF-8`}},
+		"image's own command": {func(inv *contracts.Invocation) {
+			*inv = containerInvocation()
+			inv.Command = nil
+		}, nil},
+		"request": {func(inv *contracts.Invocation) { inv.Kind, inv.Command = contracts.KindHTTP, nil }, nil},
 		"environment": {func(inv *contracts.Invocation) {
 			inv.Environment = map[string]string{"": "1", "A=B": "2", "RUNNEL_ATTEMPT": "3", "NUL\x00": "4", "V": "\x00", "OK": ""}
 		}, []string{
