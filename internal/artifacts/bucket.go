@@ -46,6 +46,8 @@ type bucket struct {
 	ttl    time.Duration // of the bucket as it is, once it was looked up
 	offset time.Duration // the server's clock less ours
 	seen   time.Time     // when it was looked up, by our clock
+
+	large sketches // of what was stored in one pass
 }
 
 func newBucket(js jetstream.JetStream, cfg Config, name, what, again string, ttl time.Duration) *bucket {
@@ -125,16 +127,22 @@ func (b *bucket) forget() {
 	b.seen = time.Time{} // and not the TTL, by which others make names meanwhile
 }
 
-// blobName is the name under which content with this SHA-256 is stored now.
-func (b *bucket) blobName(sum [32]byte) string {
+// epoch is the number of the half TTL that the server's clock is in.
+func (b *bucket) epoch() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now().Add(b.offset)
 	if b.now != nil {
 		now = b.now()
 	}
-	half := max(int64(b.ttl/2), 1)
-	return strconv.FormatInt(now.UnixNano()/half, 10) + "." + hex.EncodeToString(sum[:])
+	return now.UnixNano() / max(int64(b.ttl/2), 1)
+}
+
+// blobName is the name under which content with this SHA-256 is stored now.
+func (b *bucket) blobName(sum [32]byte) string { return nameBlob(b.epoch(), sum) }
+
+func nameBlob(epoch int64, sum [32]byte) string {
+	return strconv.FormatInt(epoch, 10) + "." + hex.EncodeToString(sum[:])
 }
 
 // meta is what a bucket says of one blob. The JSON is nats.go's ObjectInfo.

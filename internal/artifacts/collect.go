@@ -22,7 +22,7 @@ const (
 	visitFactor = 16
 	// manifestRoom is what is left of a manifest's cap for the artifacts' own bytes, with room
 	// for what their encoding adds.
-	manifestRoom = maxBlobBytes * 3 / 4
+	manifestRoom = contracts.MaxManifestBytes * 3 / 4
 )
 
 // Collected is what a run left. A result says of it Artifacts, Manifest, Count and Warnings.
@@ -95,8 +95,8 @@ func (s *Store) putManifest(ctx context.Context, artifacts []contracts.Artifact)
 	if err != nil {
 		return "", err
 	}
-	if len(data) > maxBlobBytes {
-		return "", fmt.Errorf("the manifest of %d artifacts would be %d bytes: %w of %d", len(artifacts), len(data), ErrLimit, maxBlobBytes)
+	if len(data) > contracts.MaxManifestBytes {
+		return "", fmt.Errorf("the manifest of %d artifacts would be %d bytes: %w of %d", len(artifacts), len(data), ErrLimit, contracts.MaxManifestBytes)
 	}
 	sum := sha256.Sum256(data)
 	name := s.artifacts.blobName(sum)
@@ -233,8 +233,8 @@ func (c *collector) walk(ctx context.Context, dir string) error {
 
 // find notes a file for storing, if it is within the limits.
 func (c *collector) find(name string, info fs.FileInfo) {
-	// What a manifest says of a file: its name (twice, if it is not UTF-8), its digest, and about 100 bytes per part.
-	cost := 2*len(name) + 160 + 100*int(min(info.Size(), c.cfg.MaxRunBytes)/PartBytes+1)
+	// What a manifest says of a file: its name (twice, if it is not UTF-8), its digest and where it is.
+	cost := 2*len(name) + 260
 	switch {
 	case len(c.found) >= c.cfg.MaxFiles:
 		c.warn("artifact %s left out: a run may leave %d files", quote(name), c.cfg.MaxFiles)
@@ -287,7 +287,7 @@ func (c *collector) store(ctx context.Context, up *uploader) error {
 			large = append(large, file)
 			continue
 		}
-		fits, err := c.take(file, func(a *contracts.Artifact, f io.Reader, size int64) (bool, error) { return p.add(a, f, size) })
+		fits, err := c.take(file, func(a *contracts.Artifact, f *reader, size int64) (bool, error) { return p.add(a, f, size) })
 		if err == nil {
 			err = up.failure()
 		}
@@ -308,7 +308,9 @@ func (c *collector) store(ctx context.Context, up *uploader) error {
 		}
 		// It may have grown since, into what is left free.
 		most := file.info.Size() + c.room
-		fits, err := c.take(file, func(a *contracts.Artifact, f io.Reader, _ int64) (bool, error) { return addLarge(up, a, f, most) })
+		fits, err := c.take(file, func(a *contracts.Artifact, f *reader, size int64) (bool, error) {
+			return addLarge(up, a, f, size, most)
+		})
 		if err != nil {
 			return err
 		}
@@ -321,7 +323,7 @@ func (c *collector) store(ctx context.Context, up *uploader) error {
 }
 
 // take opens a file that was found and has add read it. It returns false if add did.
-func (c *collector) take(file candidate, add func(*contracts.Artifact, io.Reader, int64) (bool, error)) (fits bool, err error) {
+func (c *collector) take(file candidate, add func(*contracts.Artifact, *reader, int64) (bool, error)) (fits bool, err error) {
 	f, err := c.root.OpenFile(file.name, openFlags, 0)
 	if err != nil {
 		return true, c.skip(file.name, err)
@@ -362,6 +364,12 @@ func (r *reader) Read(p []byte) (int, error) {
 		r.err = err
 	}
 	return n, err
+}
+
+// rewind has what can seek read from its beginning again.
+func (r *reader) rewind() error {
+	_, r.err = r.r.(io.Seeker).Seek(0, io.SeekStart)
+	return r.err
 }
 
 func kind(mode fs.FileMode) string {

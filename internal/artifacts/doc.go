@@ -11,9 +11,9 @@
 // be there lives for at least another half TTL, which is longer than any result
 // that names it. A blob that exists is never written again.
 //
-// An artifact is a list of stretches of blobs. A large file is cut into parts of
-// [PartBytes], each a blob; small files, sorted by their names, lie one behind
-// the other in packs of at most the same size: contents alone, since names,
+// An artifact is a list of stretches of blobs. A file beyond a MiB is a blob of its
+// own; small files, sorted by their names, lie one behind
+// the other in packs of at most [PartBytes]: contents alone, since names,
 // modes and sizes stand in the manifest. Where a result cannot name all its
 // artifacts, a blob with a [contracts.Manifest] does.
 package artifacts

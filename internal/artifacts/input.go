@@ -154,6 +154,9 @@ type again struct {
 }
 
 func (a *again) Read(p []byte) (int, error) {
+	if a.left == 0 {
+		return 0, io.EOF
+	}
 	n, err := a.r.Read(p[:min(int64(len(p)), a.left)])
 	a.sum.Write(p[:n])
 	a.left -= int64(n)

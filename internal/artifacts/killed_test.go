@@ -81,7 +81,7 @@ func child() error {
 func TestKilledAtEveryStep(t *testing.T) {
 	node := queuetest.Server(t)
 	js := stream(t, node)
-	files := map[string]entry{"own": {0o644, random(1<<20 + 1)}, "another": {0o644, random(1<<20 + 2)}}
+	files := map[string]entry{"own": {0o644, random(1<<20 + 1)}, "another": {0o644, random(1<<20 + 2)}, "in one pass": {0o644, random(artifacts.PartBytes + 3)}}
 	for i := range contracts.MaxInlineArtifacts {
 		files[fmt.Sprint("small ", i)] = entry{0o644, fmt.Sprint(i)}
 	}
@@ -122,7 +122,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		must(t, os.RemoveAll(dest))
 		// Every one at the beginning, where the connection and the bucket are made; then some.
 		if writes++; step >= 10 {
-			writes++
+			writes += step / 3
 		}
 	}
 	t.Logf("killed at %d steps", len(tenants)-1)

@@ -46,8 +46,8 @@ func (s *Store) readManifest(ctx context.Context, blob string) ([]byte, error) {
 		return nil, err
 	}
 	m := found[blob]
-	if m.Size > maxBlobBytes {
-		return nil, fmt.Errorf("%w: it is %d bytes, more than %d", ErrManifest, m.Size, maxBlobBytes)
+	if m.Size > contracts.MaxManifestBytes {
+		return nil, fmt.Errorf("%w: it is %d bytes, more than %d", ErrManifest, m.Size, contracts.MaxManifestBytes)
 	}
 	content := s.artifacts.read(ctx, m, 0, m.Size)
 	defer content.Close()
@@ -136,7 +136,7 @@ func check(a contracts.Artifact) string {
 		switch {
 		case !contracts.ValidBlob(s.Blob):
 			return fmt.Sprintf("segment %d: blob %s is not <epoch>.<sha256>", i+1, quote(s.Blob))
-		case s.Offset < 0 || s.Length <= 0 || s.Length > maxBlobBytes || s.Offset > maxBlobBytes-s.Length:
+		case s.Offset < 0 || s.Length <= 0 || s.Offset > math.MaxInt64-s.Length:
 			return fmt.Sprintf("segment %d: offset %d and length %d are not within a blob", i+1, s.Offset, s.Length)
 		case size > math.MaxInt64-s.Length:
 			return "its segments are beyond all sizes"

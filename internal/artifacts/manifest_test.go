@@ -101,7 +101,6 @@ var handmade = map[string]struct {
 	"nothing":        {[]contracts.Artifact{{Path: "a", Size: 0, SHA256: sum, Segments: segments(seg("1."+sum, 0, 0))}}, "not within a blob"},
 	"back":           {[]contracts.Artifact{{Path: "a", Size: 0, SHA256: sum, Segments: segments(seg("1."+sum, 0, 1), seg("1."+sum, 0, -1))}}, "not within a blob"},
 	"over":           {[]contracts.Artifact{{Path: "a", Size: 1, SHA256: sum, Segments: segments(seg("1."+sum, 1<<63-1, 1))}}, "not within a blob"},
-	"a large blob":   {[]contracts.Artifact{{Path: "a", Size: 33 << 20, SHA256: sum, Segments: segments(seg("1."+sum, 0, 33<<20))}}, "not within a blob"},
 }
 
 func TestHandmadeListsAreRefused(t *testing.T) {

@@ -12,10 +12,9 @@ import (
 )
 
 const (
-	// PartBytes is the size of the parts of large files, and at most that of a pack.
+	// PartBytes is the most that is held in memory before it is stored: a pack, or a file of its own. What is larger
+	// is stored while it is read.
 	PartBytes = 8 << 20
-	// maxBlobBytes bounds a blob that a list of artifacts may name.
-	maxBlobBytes = 32 << 20
 	// smallBytes is the largest file that goes into a pack. Larger ones are blobs of their own, which
 	// are found again when all around them changed.
 	smallBytes = 1 << 20
@@ -130,6 +129,13 @@ func (u *uploader) store(up upload) {
 	}
 }
 
+// addStored counts what was stored by another way.
+func (u *uploader) addStored(bytes int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stored += bytes
+}
+
 // send has the first size bytes of part stored, and the part given back. sum is their digest, if it is known.
 func (u *uploader) send(part *[PartBytes]byte, size int, sum *[32]byte) *blobRef {
 	ref := new(blobRef)
@@ -230,49 +236,4 @@ func (p *pack) flush() {
 			p.spots[sum] = spot{ref, at.offset}
 		}
 	}
-}
-
-// addLarge reads a file to its end, or to one byte beyond most, and stores it in parts. It returns false if there is more.
-func addLarge(up *uploader, a *contracts.Artifact, file io.Reader, most int64) (bool, error) {
-	whole := sha256.New()
-	var refs []*blobRef
-	file = io.LimitReader(file, most+1)
-	for {
-		if err := up.failure(); err != nil {
-			return false, err
-		}
-		part, err := takePart(up.ctx)
-		if err != nil {
-			return false, err
-		}
-		n, err := io.ReadFull(file, part[:])
-		a.Size += int64(n)
-		ended := err == io.EOF || err == io.ErrUnexpectedEOF
-		if err != nil && !ended || a.Size > most {
-			givePart(part)
-			return false, err
-		}
-		whole.Write(part[:n])
-		var sum *[32]byte
-		if ended {
-			all := [32]byte(whole.Sum(nil))
-			a.SHA256 = hexOf(all)
-			if len(refs) == 0 { // the only part is the file
-				sum = &all
-			}
-		}
-		if n == 0 {
-			givePart(part)
-		} else {
-			refs = append(refs, up.send(part, n, sum))
-			a.Segments = append(a.Segments, contracts.Segment{Length: int64(n)})
-		}
-		if ended {
-			break
-		}
-	}
-	for i, ref := range refs {
-		ref.segments = []*contracts.Segment{&a.Segments[i]}
-	}
-	return true, nil
 }

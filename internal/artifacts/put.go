@@ -2,12 +2,15 @@ package artifacts
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,42 +53,119 @@ func (b *bucket) put(ctx context.Context, name string, sum [32]byte, size int64,
 			there, err = b.current(ctx, name)
 		}
 	}
-	sent := "" // the chunks of an earlier try whose meta may or may not be stored
-	for try := 1; err == nil; try++ {
-		// A meta of other content cannot be read by anybody; what is stored replaces it.
-		if there != nil && there.is(name, sum) && there.Size == size {
-			if sent != "" && sent != there.NUID {
-				b.takeBack(ctx, sent)
-			}
-			return sent == there.NUID, nil
+	if err != nil {
+		return false, err
+	}
+	if there != nil && there.is(name, sum) && there.Size == size {
+		return false, nil
+	}
+	m, err := b.upload(ctx, open)
+	if err == nil && m.Size != size {
+		b.takeBack(ctx, m.NUID)
+		err = fmt.Errorf("it is %d bytes, and was %d: it %w", m.Size, size, ErrChanged)
+	}
+	if err == nil {
+		m.Name, m.Digest = name, digestOf(sum)
+		stored, err = b.commit(ctx, m, there)
+	}
+	if err != nil {
+		return false, fmt.Errorf("store blob %s: %w", name, err)
+	}
+	return stored, nil
+}
+
+// putOnce stores the content that open returns as put does, and reads it once: what its name is shows at its end. Where it turns
+// out to be there already, what was sent is taken back.
+func (b *bucket) putOnce(ctx context.Context, open func() (io.Reader, error)) (blob string, sum [32]byte, size int64, stored bool, err error) {
+	epoch := b.epoch() // of the first chunk, which is the first to age out
+	hash := sha256.New()
+	m, err := b.upload(ctx, func() (io.Reader, error) {
+		hash.Reset()
+		content, err := open()
+		return &hashed{content, hash}, err
+	})
+	if err != nil {
+		return "", sum, 0, false, err
+	}
+	sum = [32]byte(hash.Sum(nil))
+	m.Name, m.Digest = nameBlob(epoch, sum), digestOf(sum)
+	if stored, err = b.commit(ctx, m, nil); err != nil {
+		return "", sum, 0, false, fmt.Errorf("store blob %s: %w", m.Name, err)
+	}
+	return m.Name, sum, m.Size, stored, nil
+}
+
+// hashed is content that is hashed as it is read.
+type hashed struct {
+	io.Reader
+	hash hash.Hash
+}
+
+func (h *hashed) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	h.hash.Write(p[:n])
+	return n, err
+}
+
+// upload stores the content that open returns in chunks, and returns the meta that would make them a blob, without name
+// and digest. What the server did not confirm is sent again from its beginning.
+func (b *bucket) upload(ctx context.Context, open func() (io.Reader, error)) (*meta, error) {
+	for try := 1; ; try++ {
+		content, err := open()
+		if err != nil {
+			return nil, err
 		}
-		var content io.Reader
-		if content, err = open(); err != nil {
-			return false, err
+		m := &meta{Bucket: b.name, NUID: nuid.Next(), Options: &metaOptions{ChunkSize: chunkBytes}}
+		if m.Chunks, m.Size, err = b.putChunks(ctx, b.chunkSubject(m.NUID), content, ackWait<<(try-1)); err == nil {
+			return m, nil
 		}
-		m := meta{Name: name, Bucket: b.name, NUID: nuid.Next(), Size: size, Digest: digestOf(sum), Options: &metaOptions{ChunkSize: chunkBytes}}
-		if m.Chunks, err = b.putChunks(ctx, b.chunkSubject(m.NUID), content, size, ackWait<<(try-1)); err != nil {
-			b.takeBack(ctx, m.NUID)
-		} else {
-			var done bool
-			if done, err = b.putMeta(ctx, &m, there); done {
-				return true, nil
-			}
-			if err == nil || errors.Is(err, ErrFull) || errors.Is(err, ErrDenied) {
-				b.takeBack(ctx, m.NUID)
-			} else {
-				// It may come to be stored yet, and then its chunks must be there.
-				sent = m.NUID
-			}
+		b.takeBack(ctx, m.NUID)
+		if !errors.Is(err, ErrNoAnswer) || ctx.Err() != nil || try == putTries {
+			return nil, err
 		}
-		if err != nil && (!errors.Is(err, ErrNoAnswer) || ctx.Err() != nil || try == putTries) {
-			return false, fmt.Errorf("store blob %s: %w", name, err)
+		if err := pause(ctx, retryWait); err != nil {
+			return nil, err
 		}
-		if err = pause(ctx, retryWait); err == nil {
-			there, err = b.current(ctx, name)
+		b.forget() // it may have been deleted: then nobody answers
+		if err := b.prepare(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return false, err
+}
+
+// commit makes the chunks of m a blob, unless there is one of its name. there is what the
+// bucket had under the name before: a meta of other content cannot be read by anybody, and is replaced.
+func (b *bucket) commit(ctx context.Context, m, there *meta) (stored bool, err error) {
+	for try := 1; ; try++ {
+		done, err := b.putMeta(ctx, m, there)
+		if done {
+			return true, nil
+		}
+		unknown := errors.Is(err, ErrNoAnswer) && ctx.Err() == nil && try < putTries
+		if unknown {
+			err = pause(ctx, retryWait)
+		}
+		if err == nil {
+			there, err = b.current(ctx, m.Name)
+		}
+		if err != nil {
+			if !errors.Is(err, ErrNoAnswer) && ctx.Err() == nil { // else the meta may come to be stored yet, and then its chunks must be there
+				b.takeBack(ctx, m.NUID)
+			}
+			return false, err
+		}
+		if there != nil && there.is(m.Name, sumOf(m.Name)) && there.Size == m.Size {
+			if there.NUID == m.NUID {
+				return true, nil
+			}
+			b.takeBack(ctx, m.NUID)
+			return false, nil
+		}
+		if try == putTries {
+			b.takeBack(ctx, m.NUID)
+			return false, fmt.Errorf("bucket %s: %w: others write another meta each time", b.name, ErrCorrupt)
+		}
+	}
 }
 
 // putMeta makes chunks a blob. It is not done, without an error, if the name has another meta than before by now.
@@ -138,24 +218,26 @@ func (b *bucket) acked(doing string, answer *nats.Msg) error {
 	return nil
 }
 
-// putChunks publishes size bytes in chunks, at most windowBytes unconfirmed, and returns how many once all are.
-func (b *bucket) putChunks(ctx context.Context, subject string, content io.Reader, size int64, patience time.Duration) (chunks int, err error) {
-	if size == 0 {
-		return 0, nil
-	}
-	length := chunkBytes
+// chunkBuffers keeps what chunks are read into.
+var chunkBuffers = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+
+// putChunks publishes content to its end in chunks, at most windowBytes unconfirmed, and returns how
+// many and of how many bytes once all are confirmed.
+func (b *bucket) putChunks(ctx context.Context, subject string, content io.Reader, patience time.Duration) (chunks int, size int64, err error) {
+	buffer := chunkBuffers.Get().(*[chunkBytes]byte)
+	defer chunkBuffers.Put(buffer)
+	chunk := buffer[:]
 	if most := int(b.nc.MaxPayload()); most > 0 {
-		length = min(length, most)
+		chunk = chunk[:min(chunkBytes, most)]
 	}
 	acks := make(chan *nats.Msg, cap(window)) // room for all that can be under way: the client drops what finds none
 	inbox := b.nc.NewInbox()
 	sub, err := b.nc.ChanSubscribe(inbox, acks)
 	if err != nil {
-		return 0, b.failed(ctx, "listen for confirmations", inbox, err)
+		return 0, 0, b.failed(ctx, "listen for confirmations", inbox, err)
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // fails on a closed connection only, where nothing is left to end
 
-	chunk := make([]byte, min(int64(length), size))
 	reconnects := b.nc.Stats().Reconnects
 	pending := 0
 	defer func() {
@@ -166,45 +248,52 @@ func (b *bucket) putChunks(ctx context.Context, subject string, content io.Reade
 			<-window
 		}
 	}()
-	for left := size; left > 0 || pending > 0; {
+	for ended := false; !ended || pending > 0; {
 		room := false
-		if left > 0 {
+		if !ended {
 			if room, err = enter(ctx, pending == 0); err != nil {
-				return 0, fmt.Errorf("publish a chunk: %w", err)
+				return 0, 0, fmt.Errorf("publish a chunk: %w", err)
 			}
 		}
 		if room {
-			part := chunk[:min(int64(len(chunk)), left)]
-			if _, err := io.ReadFull(content, part); err != nil {
+			n, err := io.ReadFull(content, chunk)
+			if ended = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !ended {
 				<-window
-				return 0, fmt.Errorf("read: %w", err)
+				return 0, 0, fmt.Errorf("read: %w", err)
+			}
+			if n == 0 {
+				<-window
+				continue
 			}
 			// The connection copies what it is given before it returns.
-			if err := b.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox, Data: part}); err != nil {
+			if err := b.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox, Data: chunk[:n]}); err != nil {
 				<-window
-				return 0, b.failed(ctx, "publish a chunk", subject, err)
+				return 0, 0, b.failed(ctx, "publish a chunk", subject, err)
 			}
-			left -= int64(len(part))
+			size += int64(n)
 			pending++
 			chunks++
 			continue
 		}
 		ack, err := b.awaitAck(ctx, subject, inbox, acks, reconnects, patience)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		pending--
 		<-window
 		if err := b.acked("publish a chunk", ack); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	return chunks, nil
+	return chunks, size, nil
 }
 
 // enter takes a token of the window, if there is one. Who has nothing under way that it could wait for
 // waits for the token: those who have them are confirmed, or give up.
 func enter(ctx context.Context, wait bool) (bool, error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
 	select {
 	case window <- struct{}{}:
 		return true, nil
