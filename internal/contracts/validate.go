@@ -63,7 +63,7 @@ func (inv Invocation) Digest() (string, error) {
 }
 
 // Validate returns nil, or a *ValidationError with every rule that inv breaks. An empty tenant, pool and lane are
-// those of WithDefaults. Rules of one kind's metadata are its runner's to check.
+// those of WithDefaults. The metadata of the HTTP kinds is checked here (see HTTP), that of others is their runner's.
 func (inv Invocation) Validate() error {
 	inv = inv.WithDefaults()
 	var p problems
@@ -100,6 +100,7 @@ func (inv Invocation) Validate() error {
 	p.labels(inv.Labels)
 	p.container(inv)
 	p.metadata(inv.Metadata)
+	p.http(inv)
 	if len(p.list) == 0 && inv.sizeBound() > MaxMessageBytes {
 		// Only then worth the encoding: the bound is above the true size.
 		data, err := Encode(inv)

@@ -44,7 +44,7 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 			*inv = containerInvocation()
 			inv.Command = nil
 		}, nil},
-		"request": {func(inv *contracts.Invocation) { inv.Kind, inv.Command = contracts.KindHTTP, nil }, nil},
+		"request": {func(inv *contracts.Invocation) { inv.Kind, inv.Command = contracts.KindHTTP, nil }, []string{`metadata["http.url"]: is missing`}},
 		"environment": {func(inv *contracts.Invocation) {
 			inv.Environment = map[string]string{"": "1", "A=B": "2", "RUNNEL_ATTEMPT": "3", "NUL\x00": "4", "V": "\x00", "OK": ""}
 		}, []string{
