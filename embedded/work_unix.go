@@ -19,6 +19,7 @@ import (
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/standard"
+	"github.com/runnel-project/runnel/internal/runner/web"
 	"github.com/runnel-project/runnel/internal/worker"
 )
 
@@ -85,6 +86,10 @@ func Capabilities(cfg WorkerConfig) (map[string]string, error) {
 func (cfg WorkerConfig) runners() standard.Config {
 	s := standard.Config{
 		WorkRoot: cfg.WorkDir, AllowWorkdir: cfg.AllowWorkdir, PassEnv: cfg.PassEnv, DenyEnv: cfg.DenyEnv, Ladder: cfg.Ladder,
+		Web: web.Config{
+			Allow: cfg.HTTP.Allow, Deny: cfg.HTTP.Deny, Only: cfg.HTTP.Only, CAFile: cfg.HTTP.CAFile,
+			SecretsDir: cfg.HTTP.SecretsDir, SecretsFile: cfg.HTTP.SecretsFile, SecretsEnv: cfg.HTTP.SecretsEnv,
+		},
 	}
 	for _, kind := range cfg.Kinds {
 		s.Kinds = append(s.Kinds, contracts.Kind(kind))

@@ -33,6 +33,8 @@ type WorkerConfig struct {
 	PassEnv, DenyEnv []string
 	// Ladder forces a way of ending the work's processes, "cgroup" or "subreaper"; "" is the best that works here.
 	Ladder string
+	// HTTP says whom the kinds http, http_async and http_sse may call, and where their secrets are.
+	HTTP HTTPConfig
 	// DrainTimeout is how long runs may go on once the worker is asked to stop; 0 is 30 s.
 	DrainTimeout time.Duration
 	// MaxDisconnect ends runs when no server has answered for so long; 0 is 5 minutes.
@@ -47,4 +49,20 @@ type WorkerConfig struct {
 	Stop <-chan struct{}
 	// Log takes the worker's log; the zero value drops it.
 	Log zerolog.Logger
+}
+
+// HTTPConfig is a worker's policy for requests. With the zero value public addresses may be called, and there are no secrets.
+type HTTPConfig struct {
+	// Allow opens networks (as 10.0.0.0/8) and addresses that are refused otherwise: loopback, link-local, private, shared,
+	// multicast and reserved ones.
+	Allow []string
+	// Deny refuses networks and hosts, with all that is below them; it goes before everything else.
+	Deny []string
+	// Only lists the hosts that may be called, with all that is below them; none is every one.
+	Only []string
+	// CAFile has certificates (PEM) that are trusted besides those of the system.
+	CAFile string
+	// SecretsDir has a file for each secret, SecretsFile a line NAME=value; SecretsEnv begins the names of variables,
+	// which no work is passed. They are asked in this order.
+	SecretsDir, SecretsFile, SecretsEnv string
 }

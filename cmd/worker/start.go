@@ -36,6 +36,13 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&c.PassEnv, "pass-env", nil, "pass variables that match `GLOB` on to work (repeatable)")
 	fs.StringArrayVar(&c.DenyEnv, "deny-env", nil, "never pass variables that match `GLOB` on (repeatable)")
 	fs.StringVar(&c.Ladder, "ladder", "", "how to end processes: cgroup or subreaper (default the best that works here)")
+	fs.StringArrayVar(&c.HTTP.Allow, "http-allow", nil, "let requests go to a `NETWORK` that is not public, as 10.0.0.0/8 (repeatable)")
+	fs.StringArrayVar(&c.HTTP.Deny, "http-deny", nil, "let no request go to a `NETWORK` or host (repeatable)")
+	fs.StringArrayVar(&c.HTTP.Only, "http-only", nil, "let requests go to a `HOST` and below it only (repeatable)")
+	fs.StringVar(&c.HTTP.CAFile, "http-ca", "", "trust the certificates in `FILE` (PEM) besides the system's")
+	fs.StringVar(&c.HTTP.SecretsDir, "secrets-dir", "", "`DIR` with a file for each secret that requests may name")
+	fs.StringVar(&c.HTTP.SecretsFile, "secrets-file", "", "`FILE` with a line NAME=value for each secret")
+	fs.StringVar(&c.HTTP.SecretsEnv, "secrets-env", "", "take secrets from variables that begin with `PREFIX`; no work is passed them")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
 	fs.DurationVar(&c.MaxDisconnect, "max-disconnect", 5*time.Minute, "end runs when no server has answered for so long")
 }

@@ -75,7 +75,7 @@ func (f Func) Run(ctx context.Context, job Job, out Sink) (contracts.Outcome, er
 	return f(ctx, job, out)
 }
 
-// Bare is a Runner whose work needs no workspace (noop, http): Job.Dir and Job.Artifacts are "" for it.
+// Bare is a Runner whose work needs no workspace (noop): Job.Dir and Job.Artifacts are "" for it.
 type Bare interface {
 	Runner
 	Bare()

@@ -49,7 +49,7 @@ func judge(inv contracts.Invocation, o contracts.Outcome, err error) verdict {
 		return verdict{status: contracts.StatusCancelled, reason: contracts.ReasonCancelled, err: "cancelled on request"}
 	case errors.Is(err, runner.ErrTimeout):
 		return verdict{status: contracts.StatusTimedOut, reason: contracts.ReasonTimeout,
-			err: fmt.Sprintf("process exceeded timeout of %v seconds", inv.TimeoutSeconds)} // E19
+			err: fmt.Sprintf("%s exceeded timeout of %v seconds", what(inv.Kind), inv.TimeoutSeconds)} // E19, E30, E44
 	case errors.Is(err, runner.ErrStopped):
 		return verdict{status: contracts.StatusFailed, reason: contracts.ReasonInfra, err: "the worker was stopped", next: stopped}
 	case errors.As(err, &rejected):
@@ -59,6 +59,14 @@ func judge(inv contracts.Invocation, o contracts.Outcome, err error) verdict {
 	default:
 		return verdict{status: contracts.StatusFailed, reason: contracts.ReasonInfra, err: err.Error(), next: again}
 	}
+}
+
+// what names the work of a kind, for people.
+func what(kind contracts.Kind) string {
+	if contracts.HTTPKind(kind) {
+		return string(kind) + " request"
+	}
+	return "process"
 }
 
 // conclude says the last word on a run: r is the result as far as it was known before it.

@@ -2,6 +2,7 @@ package runnertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -23,10 +24,12 @@ import (
 type Options struct {
 	// Quick makes a job that succeeds at once. It is needed.
 	Quick func(t testing.TB) runner.Job
-	// Fails makes a job that ends failed by its own doing, with exit code 3.
-	Fails func(t testing.TB) runner.Job
-	// Writes makes a job that writes Pattern(n) to stdout and to stderr, and ends at once.
-	Writes func(t testing.TB, n int) runner.Job
+	// Fails makes a job that ends failed by its own doing, with exit code FailCode; 0 is 3.
+	Fails    func(t testing.TB) runner.Job
+	FailCode int
+	// Writes makes a job that writes Pattern(n) to stdout and to stderr (StdoutOnly: not to stderr), and ends at once.
+	Writes     func(t testing.TB, n int) runner.Job
+	StdoutOnly bool
 	// Echo makes a job that writes its input to stdout.
 	Echo func(t testing.TB) runner.Job
 	// Hangs makes a job that writes "ready\n" to stdout and goes on until it is stopped, and a
@@ -155,8 +158,9 @@ func (s suite) fails(t *testing.T) {
 	if e.outcome.Status != contracts.StatusFailed || e.outcome.Reason != contracts.ReasonExit {
 		t.Errorf("outcome = %s/%s, want failed/exit", e.outcome.Status, e.outcome.Reason)
 	}
-	if e.outcome.ExitCode == nil || *e.outcome.ExitCode != 3 {
-		t.Errorf("exit code = %v, want 3", e.outcome.ExitCode)
+	want := cmp.Or(s.FailCode, 3)
+	if e.outcome.ExitCode == nil || *e.outcome.ExitCode != want {
+		t.Errorf("exit code = %v, want %d", e.outcome.ExitCode, want)
 	}
 }
 
@@ -237,6 +241,9 @@ func (s suite) output(t *testing.T) {
 			sink := &Sink{}
 			do(t.Context(), t, r, s.Writes(t, n), sink).succeeded(t)
 			for _, stream := range []contracts.Stream{contracts.Stdout, contracts.Stderr} {
+				if stream == contracts.Stderr && s.StdoutOnly {
+					continue
+				}
 				if got := sink.Bytes(stream); !bytes.Equal(got, Pattern(n)) {
 					t.Fatalf("%s has %d bytes, want the %d that were written (S29)", stream, len(got), n)
 				}

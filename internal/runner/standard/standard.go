@@ -4,11 +4,14 @@ package standard
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
+	"github.com/runnel-project/runnel/internal/runner/http"
 	"github.com/runnel-project/runnel/internal/runner/noop"
 	"github.com/runnel-project/runnel/internal/runner/subprocess"
+	"github.com/runnel-project/runnel/internal/runner/web"
 )
 
 // Config is the worker's policy for its runners. The zero value is a good default.
@@ -25,12 +28,26 @@ type Config struct {
 	PassEnv, DenyEnv []string
 	// Ladder forces a rung of the kill ladder, "cgroup" or "subreaper"; "" is the best that works here.
 	Ladder string
+	// Web says whom the HTTP kinds may call, and where their secrets are.
+	Web web.Config
+
+	// client is the one of all HTTP kinds, opened by the first.
+	client func() (*web.Client, error)
 }
 
 // runners makes each runner that there is.
 var runners = map[contracts.Kind]func(Config) (runner.Runner, error){
 	contracts.KindNoop:       func(Config) (runner.Runner, error) { return noop.Runner{}, nil },
 	contracts.KindSubprocess: openSubprocess,
+	contracts.KindHTTP:       openHTTP,
+}
+
+func openHTTP(cfg Config) (runner.Runner, error) {
+	client, err := cfg.client()
+	if err != nil {
+		return nil, err
+	}
+	return http.New(client), nil
 }
 
 func openSubprocess(cfg Config) (runner.Runner, error) {
@@ -55,6 +72,10 @@ func Runners(cfg Config) (runner.Registry, error) {
 	kinds := cfg.Kinds
 	if len(kinds) == 0 {
 		kinds = Kinds()
+	}
+	cfg.client = sync.OnceValues(func() (*web.Client, error) { return web.Open(cfg.Web) })
+	if cfg.Web.SecretsEnv != "" {
+		cfg.DenyEnv = append(slices.Clone(cfg.DenyEnv), cfg.Web.SecretsEnv+"*") // no process gets what only requests may have
 	}
 	registry := make(runner.Registry, len(kinds))
 	for _, kind := range kinds {
