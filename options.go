@@ -10,16 +10,20 @@ type settings struct {
 	tenant, prefix string
 	replicas       int
 	follow         *nats.Conn
+
+	concurrency int
+	middleware  []Middleware
+	problems    func(error)
 }
 
-// Option changes how New binds a Client.
+// Option changes how New binds a Client, or Handle a Responder; each says which, unless it is New.
 type Option func(*settings)
 
 // WithTenant says whose invocations the Client handles; "" is DefaultTenant.
 func WithTenant(name string) Option { return func(s *settings) { s.tenant = name } }
 
 // WithPrefix names the fleet where several share one NATS: the first token of every subject and, in upper case, of
-// every stream; "" is "runnel".
+// every stream; "" is "runnel". It is for New and Handle.
 func WithPrefix(prefix string) Option { return func(s *settings) { s.prefix = prefix } }
 
 // WithReplicas says on how many servers Ensure, and the storage of inputs, keep what they create: 1, which is the

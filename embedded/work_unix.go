@@ -40,7 +40,9 @@ func Work(ctx context.Context, control, data *nats.Conn, cfg WorkerConfig) error
 	if cfg.Slots == 0 {
 		cfg.Slots = runtime.NumCPU()
 	}
-	registry, err := standard.Runners(cfg.runners())
+	runners := cfg.runners()
+	runners.Manual = queue.NewManual(data, queue.Topology{Prefix: cfg.Prefix})
+	registry, err := standard.Runners(runners)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func TestExamplePermissionsSuffice(t *testing.T) {
 	control, data := connect("worker"), connect("worker")
 	go func() {
 		over <- embedded.Work(working, control, data, embedded.WorkerConfig{
-			Name: "w", Slots: 2, WorkDir: t.TempDir(), Kinds: []string{"subprocess"}, Ready: func(string) { close(ready) },
+			Name: "w", Slots: 2, WorkDir: t.TempDir(), Kinds: []string{"subprocess", "manual"}, Ready: func(string) { close(ready) },
 		})
 	}()
 	defer func() {
@@ -72,7 +72,7 @@ func TestExamplePermissionsSuffice(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Input beyond the message cap, output, a file.
-	input := make([]byte, 1<<20)
+	input := make([]byte, 2<<20)
 	rand.Read(input)
 	var output bytes.Buffer
 	res, err := client.Run(ctx, sh(`cat; echo left > "$RUNNEL_ARTIFACTS/a"`), runnel.RunOptions{Stdin: bytes.NewReader(input), Stdout: &output})
@@ -100,6 +100,22 @@ func TestExamplePermissionsSuffice(t *testing.T) {
 	}
 	if c, err := client.Cancel(ctx, running.ID); err != nil || c.Status != runnel.StatusCancelled {
 		t.Errorf("Cancel() of a running one = %+v, %v", c, err)
+	}
+	// A responder has rights of its own; output beyond a window, so that it needs the worker's acknowledgements.
+	responder, err := runnel.Handle(connect("responder"), "greet", func(_ context.Context, task *runnel.Task) error {
+		_, err := task.Stdout.Write(input)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	output.Reset()
+	res2, err := client.Run(ctx, runnel.Invocation{Kind: runnel.KindManual, Name: "greet"}, runnel.RunOptions{Stdout: &output})
+	if err != nil || res2.Status != runnel.StatusSucceeded || !bytes.Equal(output.Bytes(), input) {
+		t.Errorf("Run() of a responder = %+v, %v with %d bytes, want %d", res2, err, output.Len(), len(input))
+	}
+	if err := responder.Close(); err != nil {
+		t.Errorf("Close() of a responder = %v", err)
 	}
 	// What no worker takes: cancelled, and withdrawn.
 	waiting := sh("true")

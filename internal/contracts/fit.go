@@ -37,6 +37,9 @@ func InlineArtifacts(artifacts []Artifact) bool {
 	return err == nil && len(data) <= MaxInlineArtifactBytes
 }
 
+// FitError returns the beginning of an error text, as much as may be sent.
+func FitError(s string) string { return fitText(s, MaxErrorBytes) }
+
 // Fit returns r cut to the caps of a result, so that it can be stored. It never fails. The tail keeps the end of
 // the output and marks what was cut, the error keeps its beginning, metadata loses its largest
 // values first; warnings say so, and name artifacts that are neither inline nor in a manifest.

@@ -1,6 +1,9 @@
 package contracts
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // ManualRequest asks a responder to do an invocation of kind manual. A worker publishes it to
 // <prefix>.manual.<runtime_name>, in JSON, with an inbox as its reply subject: there it hears ManualReply messages.
@@ -105,6 +108,17 @@ type ManualReceipt struct {
 	Answer string `json:"answer,omitempty"`
 }
 
+// ManualHeard is a message as the worker's side of a run hears it.
+type ManualHeard struct {
+	// Nobody says that no responder listens: there is no message then.
+	Nobody bool
+	// Person says that it is a ManualAnswer; else it is a ManualReply.
+	Person bool
+	Meta   Meta
+	Body   []byte
+	Reply  string // where to answer, or ""
+}
+
 // Settings and caps of manual.
 const (
 	ManualWindow       = 16 // output messages that may be unacknowledged
@@ -174,7 +188,7 @@ func (r ManualReply) Validate() error {
 	if len(r.Pieces) > 0 && r.Type != ManualOutput {
 		p.add("pieces", "go with output only: an outcome has a tail")
 	}
-	p.pieces("pieces", r.Pieces, MaxChunkBytes)
+	p.whole("pieces", r.Pieces, MaxChunkBytes)
 	if f := r.Fraction; f != nil {
 		if r.Type != ManualProgress {
 			p.add("fraction", "goes with progress only")
@@ -238,7 +252,17 @@ func (p *problems) outcome(prefix string, o ManualOutcome) {
 	} else {
 		p.textMap(prefix+"metadata", o.Metadata, MaxNameBytes, MaxMetadataBytes, nil)
 	}
-	p.pieces(prefix+"tail", o.Tail, MaxTailBytes)
+	p.whole(prefix+"tail", o.Tail, MaxTailBytes)
+}
+
+// whole is pieces of a responder: what is left out is the worker's to say.
+func (p *problems) whole(field string, pieces []Piece, most int) {
+	p.pieces(field, pieces, most)
+	for i, piece := range pieces {
+		if piece.Cut > 0 {
+			p.add(fmt.Sprintf("%s[%d].cut", field, i), "is the worker's to say")
+		}
+	}
 }
 
 // Validate says what is wrong with a control message.

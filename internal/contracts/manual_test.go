@@ -30,7 +30,7 @@ func TestManualMessagesAreRefusedByName(t *testing.T) {
 			"pieces":           func(r *contracts.ManualReply) { r.Pieces = nil },
 			"pieces[0].stream": func(r *contracts.ManualReply) { r.Pieces = []contracts.Piece{{Stream: "stdin"}} },
 			"pieces[0].phase":  func(r *contracts.ManualReply) { r.Pieces = []contracts.Piece{{Stream: "stdout", Phase: "A"}} },
-			"pieces[0].cut":    func(r *contracts.ManualReply) { r.Pieces = []contracts.Piece{{Stream: "stdout", Cut: -1}} },
+			"pieces[0].cut":    func(r *contracts.ManualReply) { r.Pieces = []contracts.Piece{{Stream: "stdout", Cut: 1}} },
 		},
 		"progress": {
 			"fraction": func(r *contracts.ManualReply) { r.Fraction = ptr(math.NaN()) },

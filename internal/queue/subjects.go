@@ -306,6 +306,22 @@ func (n Names) ParseCancel(subject string) (tenant, invocation string, err error
 	return n.parsePair(subject, "cancel")
 }
 
+// Manual is where the responders of a name hear requests.
+func (n Names) Manual(name string) string { return n.join("manual", tok(name)) }
+
+// Answer is where the holder of a manual invocation hears that a person has ended it.
+func (n Names) Answer(tenant, invocation string) string {
+	return n.join("answer", tok(tenant), id(invocation))
+}
+
+// Answers is the filter of all answers of persons.
+func (n Names) Answers() string { return n.join("answer", "*", "*") }
+
+// ParseAnswer reads the subject of an answer.
+func (n Names) ParseAnswer(subject string) (tenant, invocation string, err error) {
+	return n.parsePair(subject, "answer")
+}
+
 func (n Names) parsePair(subject, what string) (string, string, error) {
 	t, ok := n.split(subject, what)
 	if !ok || len(t) != 2 || !contracts.ValidToken(t[0]) || !contracts.ValidID(t[1]) {

@@ -13,6 +13,9 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrCancelled says that somebody asked for it: the invocation ends cancelled.
 	ErrCancelled = errors.New("cancelled")
+	// ErrQueueTimeout says that nobody was there to begin with the work within Job.Patience. It is no cause of a
+	// context: a runner that finds somebody to do the work returns it. The invocation ends timed_out/queue_timeout.
+	ErrQueueTimeout = errors.New("nobody began with it in time")
 	// ErrStopped says that this worker cannot go on (a drain, a lost lease): another worker may run it.
 	ErrStopped = errors.New("stopped by the worker")
 )

@@ -9,6 +9,7 @@ package runner
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/runnel-project/runnel/internal/contracts"
 )
@@ -47,6 +48,8 @@ type Job struct {
 	Attempt int
 	// Run names this execution: 8 characters that no other execution has.
 	Run string
+	// Patience is how long a runner that has to find somebody to do the work may look for one; 0 is as long as ctx.
+	Patience time.Duration
 	// Dir is the workspace: an absolute path of a directory of this run alone, mode 0700. It is "" for a Bare runner.
 	Dir string
 	// Artifacts is the directory whose files are kept after the run, an absolute path outside of Dir. It is "" for a Bare runner.

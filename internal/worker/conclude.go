@@ -50,6 +50,8 @@ func judge(inv contracts.Invocation, o contracts.Outcome, err error) verdict {
 	case errors.Is(err, runner.ErrTimeout):
 		return verdict{status: contracts.StatusTimedOut, reason: contracts.ReasonTimeout,
 			err: fmt.Sprintf("%s exceeded timeout of %v seconds", what(inv.Kind), inv.TimeoutSeconds)} // E19, E30, E44
+	case errors.Is(err, runner.ErrQueueTimeout):
+		return verdict{status: contracts.StatusTimedOut, reason: contracts.ReasonQueueTimeout, err: err.Error()}
 	case errors.Is(err, runner.ErrStopped):
 		return verdict{status: contracts.StatusFailed, reason: contracts.ReasonInfra, err: "the worker was stopped", next: stopped}
 	case errors.As(err, &rejected):

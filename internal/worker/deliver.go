@@ -82,6 +82,19 @@ func (w *Worker) patience(inv contracts.Invocation, began bool) time.Duration {
 	return most
 }
 
+// left is how much longer it may take until somebody begins with an invocation that is asked of others: what its wait in
+// the queue has left of its patience, or all of that again if an earlier run began.
+func (w *Worker) left(inv contracts.Invocation, d *queue.Delivery) time.Duration {
+	if inv.QueueTimeoutSeconds <= 0 {
+		return 0
+	}
+	most := seconds(inv.QueueTimeoutSeconds)
+	if d.Began() {
+		return most
+	}
+	return max(time.Millisecond, most-w.taker.Now().Sub(d.Submitted()))
+}
+
 // ran is all that is known of a run that has ended.
 type ran struct {
 	outcome contracts.Outcome
@@ -97,7 +110,7 @@ type ran struct {
 // run runs the work in a workspace of its own, and stays until it has ended.
 func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invocation) (v ran) {
 	v.began = w.taker.Now().UTC()
-	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run()}
+	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run(), Patience: w.left(inv, d)}
 	next, ok := w.cfg.Registry[inv.Kind]
 	if !ok {
 		_, v.err = w.cfg.Registry.Run(ctx, job, nil)

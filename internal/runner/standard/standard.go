@@ -9,6 +9,7 @@ import (
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/http"
+	"github.com/runnel-project/runnel/internal/runner/manual"
 	"github.com/runnel-project/runnel/internal/runner/noop"
 	"github.com/runnel-project/runnel/internal/runner/subprocess"
 	"github.com/runnel-project/runnel/internal/runner/web"
@@ -33,10 +34,13 @@ type Config struct {
 
 	// client is the one of all HTTP kinds, opened by the first.
 	client func() (*web.Client, error)
+	// Manual carries the messages of kind manual; nil is none: such work cannot be run then.
+	Manual manual.Exchange
 }
 
 // runners makes each runner that there is.
 var runners = map[contracts.Kind]func(Config) (runner.Runner, error){
+	contracts.KindManual:     func(cfg Config) (runner.Runner, error) { return manual.New(cfg.Manual), nil },
 	contracts.KindNoop:       func(Config) (runner.Runner, error) { return noop.Runner{}, nil },
 	contracts.KindSubprocess: openSubprocess,
 	contracts.KindHTTP:       openHTTP,
