@@ -44,6 +44,9 @@ type (
 	// Presence is what a worker says of itself while it lives.
 	Presence = contracts.Presence
 
+	// ManualOutcome is how a manual invocation ended, as a person says.
+	ManualOutcome = contracts.ManualOutcome
+
 	// Kind says which runner an invocation needs; an open set of names.
 	Kind = contracts.Kind
 	// Lane orders invocations that wait for the same kind and pool.
@@ -197,6 +200,8 @@ var (
 	ErrTooLarge = queue.ErrTooLarge
 	// ErrTaken says that a worker has taken what was to be withdrawn.
 	ErrTaken = queue.ErrTaken
+	// ErrAnswered says that an invocation ended otherwise than by an answer.
+	ErrAnswered = queue.ErrAnswered
 	// ErrNotEnded says that an invocation has no result yet.
 	ErrNotEnded = errors.New("not ended yet")
 	// ErrCorrupt says that stored content is not what was put there.

@@ -118,6 +118,13 @@ func (c *Client) Cancel(ctx context.Context, id string) (CancelReport, error) {
 	return c.queue.Cancel(ctx, id)
 }
 
+// Answer ends an invocation of kind manual by hand and returns its result, which names the answer. It asks until that is
+// stored, whichever worker holds the run. If it has ended otherwise the error is ErrAnswered, and
+// the Result that one; an unknown id is ErrNotFound. Without a deadline of ctx it takes 30 seconds at most.
+func (c *Client) Answer(ctx context.Context, id string, o ManualOutcome) (Result, error) {
+	return c.queue.Answer(ctx, id, o)
+}
+
 // Withdraw removes a queued invocation that no worker has taken, as if it had never been handed in. If one has,
 // nothing changes and the error is ErrTaken. It needs the right to delete messages of the queue.
 func (c *Client) Withdraw(ctx context.Context, id string) error { return c.queue.Withdraw(ctx, id) }

@@ -58,3 +58,21 @@ func ExampleHandle() {
 	// command: whom to greet?
 	// rejected
 }
+
+func ExampleClient_Answer() {
+	ctx := context.Background()
+	client, stop := start()
+	defer stop()
+
+	// Nobody listens for the name: it waits for a person.
+	receipt, err := client.Submit(ctx, runnel.Invocation{Kind: runnel.KindManual, Name: "approval"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := client.Answer(ctx, receipt.ID, runnel.ManualOutcome{Status: runnel.StatusFailed, Error: "not on a Friday"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(result.Status, *result.ExitCode, result.Error)
+	// Output: failed 1 not on a Friday
+}

@@ -68,6 +68,9 @@ func what(kind contracts.Kind) string {
 	if contracts.HTTPKind(kind) {
 		return string(kind) + " request"
 	}
+	if kind == contracts.KindManual {
+		return "responder"
+	}
 	return "process"
 }
 

@@ -70,7 +70,7 @@ func (c *conversation) talk(ctx context.Context) (contracts.Outcome, error) {
 			step, outcome, err := c.hear(m)
 			switch {
 			case err != nil:
-				return c.failed(ctx, err)
+				return c.failed(ctx, outcome, err)
 			case step == ended && c.answer != "":
 				return c.answered(ctx, outcome)
 			case step == ended:
@@ -237,13 +237,16 @@ func (c *conversation) answered(ctx context.Context, outcome contracts.Outcome) 
 }
 
 // failed ends what a responder does, for what it or we did wrong.
-func (c *conversation) failed(ctx context.Context, err error) (contracts.Outcome, error) {
+func (c *conversation) failed(ctx context.Context, said contracts.Outcome, err error) (contracts.Outcome, error) {
 	var b *errBroken
 	if !errors.As(err, &b) {
+		reason := contracts.ReasonInfra
 		if c.answer != "" {
-			return c.stop(ctx, contracts.ReasonAnswered, err)
+			reason = contracts.ReasonAnswered
 		}
-		return c.stop(ctx, contracts.ReasonInfra, err)
+		o, err := c.stop(ctx, reason, err)
+		o.Metadata = said.Metadata // of a rejection
+		return o, err
 	}
 	c.tell(c.reply, contracts.ManualControl{Type: contracts.ManualEnd})
 	return contracts.Outcome{Status: contracts.StatusFailed, Reason: contracts.ReasonInfra, Error: b.text}, nil
