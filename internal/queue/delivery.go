@@ -47,6 +47,7 @@ type Delivery struct {
 	suspect  bool
 	seenSeq  uint64 // of the newest start of another run
 	spent    map[string]contracts.End
+	lost     []string // runs of this attempt that were lost or handed back, the newest last
 
 	window  chan struct{} // one token per unconfirmed message of this run
 	emitted atomic.Bool   // something went through the window
@@ -313,6 +314,15 @@ func (d *Delivery) trouble() error {
 
 // Settle waits until all that was emitted is stored.
 func (d *Delivery) Settle(ctx context.Context) error {
+	if err := d.Confirm(ctx); err != nil {
+		return err
+	}
+	d.t.cfg.Step(StepChunksStored, d.addr.ID, d.run)
+	return nil
+}
+
+// Confirm waits, in the middle of a run, until all that was emitted so far is stored.
+func (d *Delivery) Confirm(ctx context.Context) error {
 	if d.emitted.Load() {
 		for range chunksOpen {
 			select {
@@ -325,7 +335,6 @@ func (d *Delivery) Settle(ctx context.Context) error {
 			<-d.window
 		}
 	}
-	d.t.cfg.Step(StepChunksStored, d.addr.ID, d.run)
 	return d.trouble()
 }
 

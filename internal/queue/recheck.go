@@ -14,6 +14,7 @@ type past struct {
 	result  bool
 	starts  map[string]contracts.Start // by run
 	ends    map[string]contracts.End
+	order   []string        // the runs that began, in that order
 	last    contracts.Start // the run that began last
 	lastSeq uint64
 }
@@ -76,6 +77,11 @@ func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
 	}
 	d.seenSeq = p.lastSeq
 	d.spent = p.ends
+	for _, run := range p.order {
+		if end, ended := p.ends[run]; p.starts[run].Attempt == d.attempt && !(ended && end.Counted) {
+			d.lost = append(d.lost, run)
+		}
+	}
 	d.again = true
 	t.decide(d, false)
 }
@@ -99,6 +105,7 @@ func (t *Taker) read(ctx context.Context, tenant, id string) (past, error) {
 			continue // a stranger's; it is not one of our runs
 		}
 		p.starts[v.Run] = v
+		p.order = append(p.order, v.Run)
 		p.last, p.lastSeq = v, s.Seq
 	}
 	for s, err := range t.reply.WalkLeader(ctx, t.names.Ends(tenant, id)) {

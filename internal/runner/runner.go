@@ -58,6 +58,9 @@ type Job struct {
 	// An *os.File is handed over to a process as it is. Reads of another should end with ctx: Run waits
 	// for one under way, but not for ever. An error other than io.EOF stops the work.
 	Stdin io.Reader
+	// Resume is what the newest run of this attempt noted (Keeper) that was lost with its worker or handed back, for a Resumer.
+	// What that run had written until then is in the output already. nil is a beginning.
+	Resume []byte
 }
 
 // Sink takes the output of one run.
@@ -68,6 +71,17 @@ type Sink interface {
 	// write must come back some time after the context of the run has ended, since Run waits for it.
 	// A failed write means that nobody hears the run any more: stop it.
 	Stream(contracts.Stream, contracts.Phase) io.Writer
+}
+
+// Keeper is a Sink that keeps a note of where the work stands, for the worker that takes it over should this one be lost.
+// A note is at most contracts.MaxStateBytes, and stands for all that was written before it.
+type Keeper interface {
+	Sink
+	// Note has state stored with the next output that is. It costs no message of its own and may be lost.
+	Note(state []byte) error
+	// Save stores state, with all that was written, and returns when that is confirmed. An error means, as one of a write
+	// does, that nobody hears the run any more.
+	Save(ctx context.Context, state []byte) error
 }
 
 // Func is a function that is a Runner.
@@ -82,6 +96,12 @@ func (f Func) Run(ctx context.Context, job Job, out Sink) (contracts.Outcome, er
 type Bare interface {
 	Runner
 	Bare()
+}
+
+// Resumer is a Runner that goes on with the work of a lost run where Job.Resume says it stood. Its Sink is a Keeper.
+type Resumer interface {
+	Runner
+	Resumes()
 }
 
 // Capable is a Runner that says what really works on this machine.

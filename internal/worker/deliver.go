@@ -151,8 +151,10 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 		}
 	}
 	out := newSink(context.WithoutCancel(ctx), d, limit)
-	v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
-	v.chunks, v.tail, v.counts = out.close()
+	if job.Resume, v.err = resume(ctx, d, next, out); v.err == nil {
+		v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
+	}
+	v.chunks, v.tail, v.counts = out.close(errors.Is(v.err, runner.ErrStopped))
 	if v.err == nil && out.failed != nil {
 		v.err = out.failed
 	}
@@ -160,6 +162,18 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 		w.collect(ctx, d, job.Artifacts, &v)
 	}
 	return v
+}
+
+// resume begins the output of a run that goes on from a lost one with what that had written, and returns where it stood.
+func resume(ctx context.Context, d *queue.Delivery, next runner.Runner, out *sink) ([]byte, error) {
+	if _, ok := next.(runner.Resumer); !ok {
+		return nil, nil
+	}
+	state, err := d.Carry(ctx, out.carry)
+	if err == nil && state != nil {
+		err = out.Note(state)
+	}
+	return state, err
 }
 
 // execute calls the runner under the time limit. A runner that does not return although its

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,11 @@ type sink struct {
 	armed   bool
 	closed  bool
 	failed  error
+
+	state      []byte // where the work stands, for whoever takes it over
+	stateBytes int64  // the output that it stands for
+	unnoted    bool   // no chunk has it yet
+	carriedCut int64  // what is not there of the output of the run that this one goes on from
 }
 
 // counts is what a run wrote, and what of it is not stored.
@@ -99,7 +105,7 @@ func (s *sink) add(stream contracts.Stream, phase contracts.Phase, p []byte) int
 	}
 	at := len(s.buf)
 	s.buf = append(s.buf, p[:n]...)
-	if k := len(s.pieces) - 1; k >= 0 && s.pieces[k].Stream == stream && s.pieces[k].Phase == phase {
+	if k := len(s.pieces) - 1; k >= 0 && s.pieces[k].Stream == stream && s.pieces[k].Phase == phase && s.pieces[k].Cut == 0 {
 		last := &s.pieces[k]
 		last.Data = s.buf[at-len(last.Data) : at+n]
 	} else {
@@ -171,26 +177,81 @@ func (s *sink) due() {
 // flush stores what is unsent as a chunk. It blocks while too much is unconfirmed, and
 // with it every writer: that is how a slow queue holds back a fast process. s.mu is held.
 func (s *sink) flush() {
-	c := contracts.Chunk{N: s.chunks + 1, At: time.Now().UTC(), Pieces: s.pieces}
+	c := contracts.Chunk{N: s.chunks + 1, At: time.Now().UTC(), Pieces: s.pieces, State: s.state, StateBytes: s.stateBytes}
 	if err := s.d.Emit(s.ctx, c); err != nil {
 		s.failed = fmt.Errorf("store output: %w", err)
 		return
 	}
 	s.chunks++
+	s.unnoted = false
 	s.charged += max(int64(s.size), contracts.MinChunkCharge)
 	s.buf, s.pieces, s.size = s.buf[:0], s.pieces[:0], 0 // Emit has encoded them
 }
 
-// close ends the output: what comes later is refused. It returns the number of chunks and what is unsent.
-func (s *sink) close() (chunks int, tail []contracts.Piece, n counts) {
+// Note has state stored with the next chunk.
+func (s *sink) Note(state []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.note(state)
+}
+
+// note is Note; s.mu is held.
+func (s *sink) note(state []byte) error {
+	if len(state) > contracts.MaxStateBytes {
+		return fmt.Errorf("a note of %d bytes is more than %d", len(state), contracts.MaxStateBytes)
+	}
+	s.state, s.stateBytes, s.unnoted = bytes.Clone(state), s.counts.stdout+s.counts.stderr, true
+	return nil
+}
+
+// Save stores state in a chunk with what is unsent, and waits until that is confirmed.
+func (s *sink) Save(ctx context.Context, state []byte) error {
+	s.mu.Lock()
+	err := s.note(state)
+	if err == nil && !s.closed && s.failed == nil {
+		s.flush()
+	}
+	if err == nil {
+		err = s.failed
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := s.d.Confirm(ctx); err != nil {
+		return fmt.Errorf("store a note: %w", err)
+	}
+	return nil
+}
+
+// carry takes over output of a lost run.
+func (s *sink) carry(p contracts.Piece) error {
+	if p.Cut == 0 {
+		_, err := s.Stream(p.Stream, p.Phase).Write(p.Data)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pieces = append(s.pieces, contracts.Piece{Stream: p.Stream, Phase: p.Phase, Cut: p.Cut})
+	s.count(p.Stream, int(p.Cut))
+	s.carriedCut += p.Cut
+	return s.failed
+}
+
+// close ends the output: what comes later is refused. It returns the number of chunks and what is unsent. handOver
+// says that another worker will go on: it is to find the newest note.
+func (s *sink) close(handOver bool) (chunks int, tail []contracts.Piece, n counts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.counts.cut = s.end.lost(); len(s.end.pieces) > 0 {
+	if s.counts.cut = s.end.lost() + s.carriedCut; len(s.end.pieces) > 0 {
 		s.mark()
+	}
+	if handOver && s.unnoted && s.failed == nil {
+		s.flush()
 	}
 	if len(s.pieces) > 0 && s.failed == nil && !contracts.TailFits(s.pieces) {
 		s.flush() // many small pieces: as a tail they would lose their beginning

@@ -156,7 +156,7 @@ func (f *fleet) output(id, run string) (pieces []contracts.Piece) {
 		chunks[c.N] = c.Pieces
 	}
 	for n := range len(chunks) {
-		if chunks[n+1] == nil {
+		if _, there := chunks[n+1]; !there {
 			f.t.Fatalf("chunk %d of %d is missing", n+1, len(chunks))
 		}
 		pieces = append(pieces, chunks[n+1]...)

@@ -353,8 +353,7 @@ func TestRedirects(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		got = seen{r.Method, r.RequestURI, string(body), r.Header}
 	})
-	var s *httptest.Server
-	s = serve(t, func(w nethttp.ResponseWriter, r *nethttp.Request) {
+	s := serve(t, func(w nethttp.ResponseWriter, r *nethttp.Request) {
 		code, to, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 		status, _ := strconv.Atoi(code)
 		switch to {
