@@ -10,17 +10,20 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // figure is one line of bench. With a limit, the numbers are those of the median round.
 type figure struct {
-	Work        string  `json:"work"`
-	N           int     `json:"n"`
-	Seconds     float64 `json:"seconds"`
-	PerSecond   float64 `json:"per_s"`
-	P50         float64 `json:"p50_us"`
-	P99         float64 `json:"p99_us"`
-	Concurrency int     `json:"concurrency"`
+	Work         string  `json:"work"`
+	N            int     `json:"n"`               // jobs, or files
+	Bytes        int64   `json:"bytes,omitempty"` // of all of them, where it is bytes that count
+	Seconds      float64 `json:"seconds"`
+	PerSecond    float64 `json:"per_s"`
+	MiBPerSecond float64 `json:"mib_per_s,omitempty"`
+	P50          float64 `json:"p50_us,omitempty"`
+	P99          float64 `json:"p99_us,omitempty"`
+	Concurrency  int     `json:"concurrency,omitempty"`
 
 	// Limit is what the parts can do without Runnel, measured in turns with it.
 	Limit *limitFigure `json:"limit,omitempty"`
@@ -33,19 +36,25 @@ type figure struct {
 }
 
 type limitFigure struct {
-	PerSecond float64 `json:"per_s"`
-	P50       float64 `json:"p50_us"`
-	P99       float64 `json:"p99_us"`
+	PerSecond    float64 `json:"per_s"`
+	MiBPerSecond float64 `json:"mib_per_s,omitempty"`
+	P50          float64 `json:"p50_us,omitempty"`
+	P99          float64 `json:"p99_us,omitempty"`
 }
 
 // measurement is what one round of something took.
 type measurement struct {
 	n       int
+	bytes   int64
 	elapsed time.Duration
 	each    []time.Duration // from submission to result
 }
 
 func (m measurement) perSecond() float64 { return float64(m.n) / m.elapsed.Seconds() }
+
+func (m measurement) mibPerSecond() float64 {
+	return rounded(float64(m.bytes)/(1<<20)/m.elapsed.Seconds(), 1)
+}
 
 // quantile is in microseconds.
 func (m measurement) quantile(q float64) float64 {
@@ -103,6 +112,7 @@ same server, and prints the ratio: the median of several rounds.`,
 	for _, w := range benchWorks {
 		cmd.AddCommand(newBenchWork(a, w))
 	}
+	cmd.AddCommand(newBenchStream(a), newBenchArtifact(a))
 	cmd.AddCommand(benchChildren()...)
 	return cmd
 }
@@ -117,12 +127,6 @@ func newBenchWork(a *app, w benchWork) *cobra.Command {
 			if f.jobs < 1 || f.concurrency < 1 || f.rounds < 0 {
 				return errors.New("bench: --jobs, --concurrency and --rounds must be at least 1")
 			}
-			if f.rounds == 0 {
-				f.rounds = 1
-				if f.limit {
-					f.rounds = 5
-				}
-			}
 			ctx, done := leaving(cmd.Context())
 			defer done()
 			line, err := a.bench(ctx, w, f)
@@ -135,9 +139,42 @@ func newBenchWork(a *app, w benchWork) *cobra.Command {
 	fs := cmd.Flags()
 	fs.IntVar(&f.jobs, "jobs", w.jobs, "jobs of a round: `N`")
 	fs.IntVar(&f.concurrency, "concurrency", w.concurrency, "slots of the worker: `C`")
+	f.common(fs)
+	return cmd
+}
+
+// common adds the flags that every bench has.
+func (f *benchFlags) common(fs *pflag.FlagSet) {
 	fs.IntVar(&f.rounds, "rounds", 0, "how often to measure: `R` (default 1, with --limit 5)")
 	fs.BoolVar(&f.limit, "limit", false, "measure the limit, too, in turns")
-	return cmd
+}
+
+// leg is one side of a bench: it measures one round of n jobs or files.
+type leg func(ctx context.Context, n int) (measurement, error)
+
+// turns runs every leg once to warm up, with warm jobs or files, and then each in turn. It returns what the rounds of each leg took.
+func (f benchFlags) turns(ctx context.Context, n, warm int, legs ...leg) ([][]measurement, error) {
+	rounds := f.rounds
+	if rounds == 0 && f.limit {
+		rounds = 5
+	}
+	all := make([][]measurement, len(legs))
+	for r := -1; r < max(rounds, 1); r++ {
+		n := n
+		if r < 0 {
+			n = warm
+		}
+		for i, leg := range legs {
+			m, err := leg(ctx, n)
+			if err != nil {
+				return nil, err
+			}
+			if r >= 0 {
+				all[i] = append(all[i], m)
+			}
+		}
+	}
+	return all, nil
 }
 
 func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, error) {
@@ -146,7 +183,7 @@ func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, err
 		return figure{}, err
 	}
 	defer fleet.close()
-	legs := []func(context.Context, int) (measurement, error){fleet.measured(w)}
+	legs := []leg{fleet.measured(w)}
 	if f.limit {
 		limits, err := fleet.limits(w, f.concurrency)
 		if err != nil {
@@ -154,21 +191,13 @@ func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, err
 		}
 		legs = append(legs, limits...)
 	}
-	rounds := make([][]measurement, len(legs))
-	for r := -1; r < f.rounds; r++ { // the first one warms up
-		n := f.jobs
-		if r < 0 && !w.latency { // where jobs go one by one a tenth is a moment, and warms nothing up
-			n = max(1, f.jobs/10)
-		}
-		for i, leg := range legs {
-			m, err := leg(ctx, n)
-			if err != nil {
-				return figure{}, fmt.Errorf("bench %s: %w", w.name, err)
-			}
-			if r >= 0 {
-				rounds[i] = append(rounds[i], m)
-			}
-		}
+	warm := max(1, f.jobs/10)
+	if w.latency { // where jobs go one by one a tenth is a moment, and warms nothing up
+		warm = f.jobs
+	}
+	rounds, err := f.turns(ctx, f.jobs, warm, legs...)
+	if err != nil {
+		return figure{}, fmt.Errorf("bench %s: %w", w.name, err)
 	}
 	return line(w, f, rounds), nil
 }
@@ -177,7 +206,7 @@ func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, err
 func line(w benchWork, f benchFlags, rounds [][]measurement) figure {
 	ours := median(rounds[0], w.latency)
 	fig := figure{
-		Work: w.name, N: f.jobs, Seconds: rounded(ours.elapsed.Seconds(), 3), PerSecond: rounded(ours.perSecond(), 1),
+		Work: w.name, N: ours.n, Bytes: ours.bytes, MiBPerSecond: ours.mibPerSecond(), Seconds: rounded(ours.elapsed.Seconds(), 3), PerSecond: rounded(ours.perSecond(), 1),
 		P50: ours.quantile(0.5), P99: ours.quantile(0.99), Concurrency: f.concurrency,
 	}
 	if len(rounds) > 1 {
@@ -196,7 +225,7 @@ func against(ours, limits []measurement, latency bool) (*limitFigure, float64, [
 	}
 	m := median(limits, latency)
 	sorted := slices.Sorted(slices.Values(ratios))
-	return &limitFigure{PerSecond: rounded(m.perSecond(), 1), P50: m.quantile(0.5), P99: m.quantile(0.99)}, sorted[len(sorted)/2], ratios
+	return &limitFigure{PerSecond: rounded(m.perSecond(), 1), MiBPerSecond: m.mibPerSecond(), P50: m.quantile(0.5), P99: m.quantile(0.99)}, sorted[len(sorted)/2], ratios
 }
 
 func median(all []measurement, latency bool) measurement {

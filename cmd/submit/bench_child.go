@@ -33,6 +33,7 @@ func benchChildren() []*cobra.Command {
 		{"work", childWork},
 		{"bare", childBare},
 		{"exec-loop", childExec},
+		{"pump", childPump},
 	} {
 		var dir string
 		var slots int

@@ -37,7 +37,7 @@ const (
 )
 
 // limits returns what measures the limits of w: the first is the one that counts.
-func (fl *fleet) limits(w benchWork, concurrency int) ([]func(context.Context, int) (measurement, error), error) {
+func (fl *fleet) limits(w benchWork, concurrency int) ([]leg, error) {
 	if w.name == "exec" {
 		return fl.execLimit(concurrency)
 	}
@@ -62,13 +62,13 @@ func (fl *fleet) limits(w benchWork, concurrency int) ([]func(context.Context, i
 		open = 1
 	}
 	var round int
-	loop := func(ends, heard string) func(context.Context, int) (measurement, error) {
+	loop := func(ends, heard string) leg {
 		return func(ctx context.Context, n int) (measurement, error) {
 			round++
 			return bareLoop(ctx, nc, js, bareRound{ends: ends, heard: heard, name: strconv.Itoa(round), n: n, open: open})
 		}
 	}
-	return []func(context.Context, int) (measurement, error){loop(bareEnds, bareEnds), loop(bareFencedEnds, bareLive)}, nil
+	return []leg{loop(bareEnds, bareEnds), loop(bareFencedEnds, bareLive)}, nil
 }
 
 func bareStreams(ctx context.Context, js jetstream.JetStream) error {
@@ -195,13 +195,13 @@ func bareLoop(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, r bare
 }
 
 // execLimit starts the process in which commands are run alone.
-func (fl *fleet) execLimit(concurrency int) ([]func(context.Context, int) (measurement, error), error) {
+func (fl *fleet) execLimit(concurrency int) ([]leg, error) {
 	c, _, err := fl.spawn(context.Background(), "exec-loop", "--slots", strconv.Itoa(concurrency))
 	if err != nil {
 		return nil, err
 	}
 	fl.children = append(fl.children, c)
-	return []func(context.Context, int) (measurement, error){func(ctx context.Context, n int) (measurement, error) {
+	return []leg{func(ctx context.Context, n int) (measurement, error) {
 		answer, err := c.ask(ctx, strconv.Itoa(n))
 		if err != nil {
 			return measurement{}, err

@@ -38,6 +38,50 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// Where it is bytes that count, a line says how many; of a large file and of many small ones there are two.
+func TestBenchOfBytes(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args  []string
+		n     []int
+		bytes []int64
+	}{
+		"stream":         {[]string{"stream", "--bytes", "1000001"}, []int{1}, []int64{1000001}},
+		"artifact":       {[]string{"artifact", "--bytes", "9MiB", "--files", "60"}, []int{1, 60}, []int64{9 << 20, 60 * 4096}},
+		"artifact, none": {[]string{"artifact", "--bytes", "0", "--files", "1"}, []int{1}, []int64{4096}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAccount(t)
+			out := a.want(0, append(append([]string{"bench"}, test.args...), "--rounds", "1", "--limit", "--json")...)
+			lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+			if len(lines) != len(test.n) {
+				t.Fatalf("%d lines, want %d: %s", len(lines), len(test.n), out)
+			}
+			for i, text := range lines {
+				var line struct {
+					Work      string  `json:"work"`
+					N         int     `json:"n"`
+					Bytes     int64   `json:"bytes"`
+					PerSecond float64 `json:"per_s"`
+					Ratio     float64 `json:"ratio"`
+					Limit     *struct {
+						PerSecond float64 `json:"per_s"`
+					} `json:"limit"`
+				}
+				if err := json.Unmarshal([]byte(text), &line); err != nil {
+					t.Fatalf("%v in %q", err, text)
+				}
+				if line.Work != test.args[0] || line.N != test.n[i] || line.Bytes != test.bytes[i] || line.PerSecond <= 0 ||
+					line.Ratio <= 0 || line.Limit == nil || line.Limit.PerSecond <= 0 {
+					t.Errorf("the line is %s", text)
+				}
+			}
+			empty(t, a.file("tmp"))
+		})
+	}
+}
+
 func TestBenchOnAServerWithWorkers(t *testing.T) {
 	a := newAccount(t)
 	a.dev("127.0.0.1:0")

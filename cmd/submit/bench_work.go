@@ -16,7 +16,7 @@ import (
 var benchPayload = bytes.Repeat([]byte("0123456789abcdef"), 4)
 
 // measured returns what measures Runnel.
-func (fl *fleet) measured(w benchWork) func(context.Context, int) (measurement, error) {
+func (fl *fleet) measured(w benchWork) leg {
 	inv := runnel.Invocation{Kind: runnel.KindNoop, Stdin: &runnel.Input{Data: benchPayload}}
 	check := succeeded
 	if w.name == "exec" {

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"github.com/runnel-project/runnel"
+)
+
+const (
+	// What one job writes unless told otherwise.
+	benchStreamBytes = 256 << 20
+	// A pipe holds as much, and so does a chunk.
+	pumpBytes = 64 << 10
+	// As much is under way unconfirmed as one run may have, and twice.
+	pumpWindow = 256
+
+	barePump     = "RUNNEL_BENCH_PUMP"
+	barePumpPuts = "runnel_bench.pump."
+)
+
+func newBenchStream(a *app) *cobra.Command {
+	f := benchFlags{concurrency: 1}
+	bytes := size{benchStreamBytes}
+	cmd := &cobra.Command{
+		Use:   "stream",
+		Short: "Output of one job: its first byte written to its last one counted by the submitter, all of it stored",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if bytes.bytes < 1 || f.rounds < 0 {
+				return errors.New("bench: --bytes and --rounds must be at least 1")
+			}
+			ctx, done := leaving(cmd.Context())
+			defer done()
+			line, err := a.benchStream(ctx, f, bytes.bytes)
+			if err != nil {
+				return cmp.Or(context.Cause(ctx), err)
+			}
+			return a.object(line)
+		},
+	}
+	cmd.Flags().Var(&bytes, "bytes", "what the job writes: `SIZE` as 1048576, 64MiB")
+	f.common(cmd.Flags())
+	return cmd
+}
+
+func (a *app) benchStream(ctx context.Context, f benchFlags, bytes int64) (figure, error) {
+	fleet, err := a.benchFleet(ctx, f)
+	if err != nil {
+		return figure{}, err
+	}
+	defer fleet.close()
+	legs := []leg{func(ctx context.Context, _ int) (measurement, error) { return fleet.stream(ctx, bytes) }}
+	if f.limit {
+		limit, err := fleet.streamLimit(ctx, bytes)
+		if err != nil {
+			return figure{}, fmt.Errorf("bench stream: %w", err)
+		}
+		legs = append(legs, limit)
+	}
+	rounds, err := f.turns(ctx, 1, 1, legs...)
+	if err != nil {
+		return figure{}, fmt.Errorf("bench stream: %w", err)
+	}
+	return line(benchWork{name: "stream"}, f, rounds), nil
+}
+
+// writes is a shell command that writes so many bytes to its output, as fast as a pipe takes them.
+func writes(bytes int64) string {
+	return fmt.Sprintf("dd if=/dev/zero bs=%d count=%d 2>/dev/null && head -c %d /dev/zero", pumpBytes, bytes/pumpBytes, bytes%pumpBytes)
+}
+
+// stream measures Runnel: one job is submitted and followed to its result.
+func (fl *fleet) stream(ctx context.Context, bytes int64) (measurement, error) {
+	m := measurement{n: 1, bytes: bytes}
+	inv := runnel.Invocation{Kind: runnel.KindSubprocess, Command: []string{"sh", "-c", writes(bytes)}, OutputLimitBytes: bytes + bytes/4 + 64<<20}
+	var count counter
+	start := time.Now()
+	r, err := fl.client.Run(ctx, inv, runnel.RunOptions{Stdout: &count})
+	m.elapsed = time.Since(start)
+	if err == nil {
+		err = succeeded(r)
+	}
+	if err == nil && (int64(count) != bytes || r.StdoutBytes != bytes || r.CutBytes != 0) {
+		err = fmt.Errorf("%s wrote %d bytes, of which %d came and %d were cut: %s", r.ID, r.StdoutBytes, count, r.CutBytes, strings.Join(r.Warnings, "; "))
+	}
+	if err == nil {
+		err = fl.drop(ctx, strings.ToUpper(fl.app.prefix)+"_REPLY", fmt.Sprintf("%s.reply.%s.%s.>", fl.app.prefix, fl.client.Tenant(), r.ID))
+	}
+	return m, err
+}
+
+// drop removes what a round left in a stream, which else grows old with it, or full.
+func (fl *fleet) drop(ctx context.Context, stream, subject string) error {
+	js, err := jetstream.New(fl.conns[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	if err == nil {
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	}
+	if err != nil {
+		return fmt.Errorf("remove what the round left, %s: %w", subject, err)
+	}
+	return nil
+}
+
+// counter counts what is written to it.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// streamLimit returns what measures the limit: a process that reads the same command's pipe and publishes it to a stream of files,
+// and a consumer of that here.
+func (fl *fleet) streamLimit(ctx context.Context, bytes int64) (leg, error) {
+	nc, err := fl.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	pump, _, err := fl.spawn(ctx, "pump")
+	if err != nil {
+		return nil, err
+	}
+	fl.children = append(fl.children, pump)
+	config := jetstream.StreamConfig{Name: barePump, Subjects: []string{barePumpPuts + ">"}, MaxAge: time.Hour, MaxBytes: 2*bytes + 64<<20}
+	return func(ctx context.Context, _ int) (measurement, error) {
+		if err := js.DeleteStream(ctx, barePump); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return measurement{}, err
+		}
+		if _, err := js.CreateStream(ctx, config); err != nil {
+			return measurement{}, err
+		}
+		m, err := consumed(ctx, js, pump, bytes)
+		if err == nil {
+			err = js.DeleteStream(ctx, barePump)
+		}
+		return m, err
+	}, nil
+}
+
+func consumed(ctx context.Context, js jetstream.JetStream, pump *child, bytes int64) (measurement, error) {
+	m := measurement{n: 1, bytes: bytes}
+	start := time.Now()
+	consumer, err := js.OrderedConsumer(ctx, barePump, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return m, err
+	}
+	all := make(chan struct{})
+	var came int64
+	taking, err := consumer.Consume(func(msg jetstream.Msg) {
+		before := came
+		if came += int64(len(msg.Data())); before < bytes && came >= bytes {
+			close(all)
+		}
+	})
+	if err != nil {
+		return m, err
+	}
+	defer taking.Stop()
+	answer, err := pump.ask(ctx, fmt.Sprint(bytes))
+	if err != nil {
+		return m, err
+	}
+	if answer != "stored" {
+		return m, fmt.Errorf("the limit: %s", answer)
+	}
+	select {
+	case <-all:
+		m.elapsed = time.Since(start)
+		return m, nil
+	case <-time.After(time.Minute):
+		return m, errors.New("the limit's consumer does not get all that is stored")
+	case <-ctx.Done():
+		return m, context.Cause(ctx)
+	}
+}
+
+// childPump publishes what a command writes, for each line that says how much that is.
+func childPump(ctx context.Context, _ string, _ int, _ string) error {
+	nc, err := childConnect(ctx)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(pumpWindow))
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready pump")
+	lines := bufio.NewScanner(os.Stdin)
+	for round := 0; lines.Scan(); round++ {
+		var bytes int64
+		if _, err := fmt.Sscan(lines.Text(), &bytes); err != nil {
+			return err
+		}
+		if err := pumpOut(js, bytes, fmt.Sprint(barePumpPuts, round)); err != nil {
+			fmt.Println(oneLine(err.Error()))
+			continue
+		}
+		fmt.Println("stored")
+	}
+	return lines.Err()
+}
+
+func pumpOut(js jetstream.JetStream, bytes int64, subject string) error {
+	cmd := exec.Command("sh", "-c", writes(bytes))
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	buffer := make([]byte, pumpBytes)
+	var acks []jetstream.PubAckFuture
+	for {
+		n, end := io.ReadFull(pipe, buffer)
+		if n > 0 {
+			// The connection copies what it is given before it returns.
+			ack, err := js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: buffer[:n]}, jetstream.WithStallWait(10*time.Second))
+			if err != nil {
+				return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+			}
+			acks = append(acks, ack)
+		}
+		if end != nil {
+			break
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		return err
+	}
+	late := time.After(time.Minute)
+	for _, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return err
+		case <-late:
+			return errors.New("not all that was published is confirmed")
+		}
+	}
+	return nil
+}
