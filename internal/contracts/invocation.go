@@ -40,7 +40,7 @@ type Invocation struct {
 	// KeepLog keeps the whole of both streams, whatever the limit, as the artifacts .runnel/stdout.log and .runnel/stderr.log.
 	KeepLog bool `json:"keep_log,omitempty"`
 	// ArtifactGlobs name files and directories of the workspace that are kept beside what the work leaves in RUNNEL_ARTIFACTS:
-	// relative, `*` within an element, `**` across them; at most 32 of up to 1024 bytes.
+	// relative, `*` within an element, `**` across them, `{a,b}`; at most 32 of up to 1024 bytes.
 	ArtifactGlobs []string `json:"artifact_globs,omitempty"`
 	// Retry says whether the work's own failures are tried again; nil is once.
 	Retry *Retry `json:"retry,omitempty"`

@@ -83,7 +83,7 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 			inv.ArtifactGlobs = []string{"a", "build/**/*.[ch]", "{a,b/{c,d}}/x", `\[a\]*`, "logs/", "caf\u00e9/[!x]"}
 		}, nil},
 		"bad artifact globs": {func(inv *contracts.Invocation) {
-			inv.ArtifactGlobs = []string{"", "/etc/*", "../x", "a/../../b", "./a", "a//b", "[a", "{a", "a}", `a\`, "[!]", "a\x00", "\xff", long(1025)}
+			inv.ArtifactGlobs = []string{"", "/etc/*", "../x", "a/../../b", "./a", "a//b", "[a", "{a", "a}", `a\`, "[!]", "a\x00", "\xff", long(1025), strings.Repeat("{,a}", 7)}
 		}, []string{
 			"artifact_globs[0]: must not be empty", `artifact_globs[1]: "/etc/*" is absolute: a pattern is relative to the workspace`,
 			`artifact_globs[2]: "../x" has an element that is empty, "." or ".."`, `artifact_globs[3]: "a/../../b" has an element that is empty, "." or ".."`,
@@ -94,6 +94,7 @@ func TestValidateNamesEveryBrokenRule(t *testing.T) {
 			`artifact_globs[9]: "a\\" is not a pattern: see to its brackets, braces and backslashes`,
 			`artifact_globs[10]: "[!]" is not a pattern: see to its brackets, braces and backslashes`,
 			`artifact_globs[11]: "a\x00" contains a NUL byte`, `artifact_globs[12]: "\xff" is not UTF-8`, "artifact_globs[13]: is 1025 bytes, more than 1024",
+			`artifact_globs[14]: "{,a}{,a}{,a}{,a}{,a}{,a}{,a}" has braces for more than 64 patterns: give them one by one`,
 		}},
 		"33 artifact globs": {func(inv *contracts.Invocation) { inv.ArtifactGlobs = slices.Repeat([]string{"a"}, 33) }, []string{"artifact_globs: are 33, more than 32"}},
 		"retry": {func(inv *contracts.Invocation) {
