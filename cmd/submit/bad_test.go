@@ -97,6 +97,9 @@ func TestWhatTheClientRefusesLeavesNoTrace(t *testing.T) {
 		"unknown command":     {[]string{"bogus"}, "", []string{"bogus"}},
 		"no such file":        {[]string{"send", "-f", "/nowhere/x.json"}, "", []string{"/nowhere/x.json"}},
 		"no such stdin":       {[]string{"run", "--stdin", "/nowhere/x", "--", "cat"}, "", []string{"--stdin", "/nowhere/x"}},
+		"stdin that is none":  {[]string{"run", "--stdin", "/", "--", "cat"}, "", []string{"--stdin", "directory"}},
+		"glob that leads out": {[]string{"run", "--artifacts", "../*", "--", "true"}, "", []string{"artifact_globs[0]", `"../*"`}},
+		"no glob":             {[]string{"run", "--artifacts", "a[", "--", "true"}, "", []string{"artifact_globs[0]", "brackets"}},
 		"embedded, detached":  {[]string{"run", "-d", "--embedded", "--", "true"}, "", []string{"-d", "--embedded"}},
 		"embedded, nothing":   {[]string{"ls", "--embedded"}, "", []string{"--embedded"}},
 	} {

@@ -17,11 +17,11 @@ import (
 // runFlags are the flags of run.
 type runFlags struct {
 	id, name, kind, pool, lane, workdir, stdin, folder string
-	env, pass, labels, retryOn                         []string
+	env, pass, labels, retryOn, globs                  []string
 	timeout, queueTimeout, grace, retryDelay           seconds
 	outputLimit                                        size
 	retries                                            int
-	detach, noWaitWorker                               bool
+	keepLog, detach, noWaitWorker                      bool
 }
 
 func newRun(a *app) *cobra.Command {
@@ -65,7 +65,9 @@ func (f *runFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.id, "id", "", "`ID` instead of a made one: the same submitted twice runs once")
 	fs.StringVar(&f.name, "name", "", "what it is, for people: `TEXT`")
 	fs.Var(&f.outputLimit, "output-limit", "keep so much output: `SIZE` as 1048576, 64MiB (default is the worker's)")
-	fs.StringVarP(&f.folder, "output", "o", "", "put the files that it leaves in $RUNNEL_ARTIFACTS into `DIR`")
+	fs.BoolVar(&f.keepLog, "keep-log", false, "keep all output, also beyond the limit, as the artifacts .runnel/stdout.log and .runnel/stderr.log")
+	fs.StringArrayVar(&f.globs, "artifacts", nil, "keep what `GLOB` matches in the workspace beside the files in $RUNNEL_ARTIFACTS (repeatable)")
+	fs.StringVarP(&f.folder, "output", "o", "", "put the files that it leaves into `DIR`")
 	fs.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave")
 	fs.BoolVar(&f.noWaitWorker, "no-wait-worker", false, "fail when no worker is there that could take it")
 }
@@ -84,6 +86,8 @@ func (f *runFlags) invocation(args []string) (runnel.Invocation, error) {
 		TimeoutSeconds:      f.timeout.value,
 		QueueTimeoutSeconds: f.queueTimeout.value,
 		OutputLimitBytes:    f.outputLimit.bytes,
+		KeepLog:             f.keepLog,
+		ArtifactGlobs:       f.globs,
 	}
 	var errs []error
 	for _, item := range f.env {

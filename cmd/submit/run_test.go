@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,6 +46,28 @@ func TestEmbeddedKeepsArtifacts(t *testing.T) {
 	a.want(0, "run", "--embedded", "-o", dir, "--", "sh", "-c", `echo content > "$RUNNEL_ARTIFACTS/f"`)
 	if data, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(data) != "content\n" {
 		t.Errorf("the file holds %q, %v", data, err)
+	}
+}
+
+func TestEmbeddedKeepsLogAndGlobs(t *testing.T) {
+	a := newAccount(t)
+	dir := a.file("files")
+	got := a.submit("run", "--embedded", "--keep-log", "--artifacts", "build/*.txt", "--artifacts", "top", "--output-limit", "4KiB", "-o", dir, "--",
+		"sh", "-c", "seq 1 20000; echo oops >&2; mkdir build; echo 1 > build/a.txt; echo 2 > build/b.log; echo 3 > top")
+	if got.code != 0 || !strings.Contains(got.err, "bytes of stdout are left out here") || len(got.out) > 8<<10 {
+		t.Errorf("got %d bytes, exit code %d, stderr %q; want most of it left out", len(got.out), got.code, got.err)
+	}
+	var seq strings.Builder
+	for i := range 20000 {
+		fmt.Fprintln(&seq, i+1)
+	}
+	for name, want := range map[string]string{".runnel/stdout.log": seq.String(), ".runnel/stderr.log": "oops\n", "build/a.txt": "1\n", "top": "3\n"} {
+		if data, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(data) != want {
+			t.Errorf("%s holds %d bytes, %v; want %d", name, len(data), err, len(want))
+		}
+	}
+	if exists(filepath.Join(dir, "build", "b.log")) {
+		t.Error("build/b.log is there, which no glob matches")
 	}
 }
 

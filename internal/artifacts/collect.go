@@ -48,41 +48,60 @@ func (c Collected) Inline() []contracts.Artifact {
 }
 
 // Collect stores every regular file below the directory root, which the work may
-// have left in any state, and may even be changing still. What is not a regular file is never opened, and neither
+// have left in any state, and may even be changing still; "" is none. What is not a regular file is never opened, and neither
 // that nor what cannot be read is an error: a warning names it. A file is as
 // it was read, from its first byte to its last.
 //
 // An error says that something could not be stored; trying again stores only what is missing.
-func (s *Store) Collect(ctx context.Context, root string) (Collected, error) {
-	c := &collector{cfg: s.cfg, room: s.cfg.MaxRunBytes, names: manifestRoom}
-	if err := c.open(root); err != nil || c.root == nil {
-		return Collected{Warnings: c.warnings}, err
+func (s *Store) Collect(ctx context.Context, root string, also ...Also) (Collected, error) {
+	c := &collector{cfg: s.cfg, room: s.cfg.MaxRunBytes, manifest: manifestRoom, names: map[string]bool{}}
+	defer c.close()
+	for _, also := range also {
+		also(c)
 	}
-	defer c.root.Close()
-	if err := c.walk(ctx, "."); err != nil && !errors.Is(err, errEnough) {
-		return Collected{}, fmt.Errorf("collect artifacts: %w", err)
+	if root != "" {
+		if err := c.look(ctx, root, nil); err != nil {
+			return Collected{}, err
+		}
 	}
-	if len(c.found) == 0 { // nothing to store: the server is not asked
+	if c.pick != nil {
+		if err := c.look(ctx, c.workspace, c.pick); err != nil {
+			return Collected{}, err
+		}
+		for _, glob := range c.pick.unused() {
+			c.warn("artifacts: %s matches nothing in the workspace", quote(glob))
+		}
+	}
+	if len(c.found)+len(c.taken) == 0 { // nothing to store: the server is not asked
 		return Collected{Warnings: c.said()}, nil
 	}
-	if err := s.artifacts.prepare(ctx); err != nil {
-		return Collected{}, fmt.Errorf("collect artifacts: %w", err)
+	var stored int64
+	if len(c.found) > 0 {
+		if err := s.artifacts.prepare(ctx); err != nil {
+			return Collected{}, fmt.Errorf("collect artifacts: %w", err)
+		}
+		// Whoever is cut short here still hears what went wrong first.
+		up := newUploader(ctx, s.artifacts)
+		err := c.store(ctx, up)
+		if upErr := up.end(); upErr != nil {
+			err = upErr
+		}
+		if err != nil {
+			return Collected{}, fmt.Errorf("collect artifacts: %w", err)
+		}
+		stored = up.stored
 	}
-	// Whoever is cut short here still hears what went wrong first.
-	up := newUploader(ctx, s.artifacts)
-	err := c.store(ctx, up)
-	if upErr := up.end(); upErr != nil {
-		err = upErr
-	}
-	if err != nil {
-		return Collected{}, fmt.Errorf("collect artifacts: %w", err)
-	}
-	out := Collected{Count: len(c.taken), Stored: up.stored, Warnings: c.said()}
+	slices.SortFunc(c.taken, func(a, b *contracts.Artifact) int { return compareNames(*a, *b) })
+	out := Collected{Count: len(c.taken), Stored: stored, Warnings: c.said()}
 	for _, a := range c.taken {
 		out.Artifacts = append(out.Artifacts, *a)
 		out.Bytes += a.Size
 	}
 	if !contracts.InlineArtifacts(out.Artifacts) {
+		if err := s.artifacts.prepare(ctx); err != nil {
+			return Collected{}, fmt.Errorf("collect artifacts: %w", err)
+		}
+		var err error
 		if out.Manifest, err = s.putManifest(ctx, out.Artifacts); err != nil {
 			return Collected{}, fmt.Errorf("collect artifacts: %w", err)
 		}
@@ -107,23 +126,74 @@ func (s *Store) putManifest(ctx context.Context, artifacts []contracts.Artifact)
 // errEnough ends a walk that has seen more than it should.
 var errEnough = errors.New("enough")
 
+// Also says what Collect takes beside the files below its root.
+type Also func(*collector)
+
+// Workspace takes what globs match below dir, under its path in there; of a directory that is matched, all. What
+// has the name of a file below the root is left out with a warning. The globs must be valid (contracts.Invocation).
+func Workspace(dir string, globs []string) Also {
+	return func(c *collector) {
+		if dir != "" && len(globs) > 0 {
+			c.workspace, c.pick = dir, newPicker(globs)
+		}
+	}
+}
+
+// Stored takes artifacts that are stored already, below contracts.ReservedArtifacts.
+func Stored(artifacts []contracts.Artifact) Also {
+	return func(c *collector) {
+		for _, a := range artifacts {
+			c.room -= a.Size
+			c.manifest -= 160 + 100*len(a.Segments)
+			c.taken = append(c.taken, &a)
+		}
+	}
+}
+
 // collector is one call of Collect.
 type collector struct {
-	cfg      Config
-	root     *os.Root
-	found    []candidate
-	taken    []*contracts.Artifact
-	visited  int
-	room     int64 // bytes of content that may still be taken
-	names    int   // bytes of manifest that may still be filled
-	warnings []string
-	unsaid   int
+	cfg       Config
+	workspace string
+	pick      *picker // of the workspace; nil is that nothing of it is taken
+	roots     []*os.Root
+	root      *os.Root // the one that is looked at
+	found     []candidate
+	names     map[string]bool // true: a file that was found, false: a directory above one
+	taken     []*contracts.Artifact
+	visited   int
+	room      int64 // bytes of content that may still be taken
+	manifest  int   // bytes of manifest that may still be filled
+	warnings  []string
+	unsaid    int
 }
 
 // candidate is a regular file that the walk saw.
 type candidate struct {
+	root *os.Root
 	name string
 	info fs.FileInfo
+}
+
+func (c *collector) close() {
+	for _, root := range c.roots {
+		root.Close()
+	}
+}
+
+// look finds the files below a directory: all, or those that pick picks.
+func (c *collector) look(ctx context.Context, dir string, pick *picker) error {
+	c.root, c.visited = nil, 0
+	what := "artifacts"
+	if pick != nil {
+		what = "files of the workspace"
+	}
+	if err := c.open(dir, what); err != nil || c.root == nil {
+		return err
+	}
+	if err := c.walk(ctx, ".", pick); err != nil && !errors.Is(err, errEnough) {
+		return fmt.Errorf("collect artifacts: %w", err)
+	}
+	return nil
 }
 
 func (c *collector) warn(format string, args ...any) {
@@ -160,22 +230,22 @@ func (c *collector) skip(name string, err error) error {
 }
 
 // open opens the root, unless the work has put something else in its place.
-func (c *collector) open(root string) error {
+func (c *collector) open(root, what string) error {
 	before, err := os.Lstat(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		c.warn("no artifacts: the directory was removed")
+		c.warn("no %s: the directory was removed", what)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("collect artifacts: %w", err)
 	}
 	if !before.IsDir() {
-		c.warn("no artifacts: the directory was replaced by a %s", kind(before.Mode()))
+		c.warn("no %s: the directory was replaced by a %s", what, kind(before.Mode()))
 		return nil
 	}
 	dir, err := os.OpenRoot(root)
 	if errors.Is(err, fs.ErrPermission) {
-		c.warn("no artifacts: the directory's permissions were taken away")
+		c.warn("no %s: the directory's permissions were taken away", what)
 		return nil
 	}
 	if err != nil {
@@ -184,15 +254,16 @@ func (c *collector) open(root string) error {
 	now, err := dir.Stat(".")
 	if err != nil || !os.SameFile(before, now) {
 		dir.Close()
-		c.warn("no artifacts: the directory was replaced")
+		c.warn("no %s: the directory was replaced", what)
 		return nil
 	}
 	c.root = dir
+	c.roots = append(c.roots, dir)
 	return nil
 }
 
-// walk finds the regular files below a directory, sorted by their names.
-func (c *collector) walk(ctx context.Context, dir string) error {
+// walk finds the regular files below a directory, sorted by their names: those that pick picks; nil is all.
+func (c *collector) walk(ctx context.Context, dir string, pick *picker) error {
 	names, err := c.list(dir)
 	if err != nil {
 		return c.skip(dir+"/", err)
@@ -208,8 +279,20 @@ func (c *collector) walk(ctx context.Context, dir string) error {
 			c.warn("artifacts left out from %s on: more than %d names in the directory", quote(name), visitFactor*c.cfg.MaxFiles)
 			return errEnough
 		}
+		within := pick
+		if pick != nil && pick.picks(name) {
+			within = nil // with all below it
+		} else if pick != nil && !pick.reaches(name) {
+			continue
+		}
 		if problem := checkName(name); problem != "" {
 			c.warn("artifact %s left out: its name %s", quote(name), problem)
+			continue
+		}
+		if name == contracts.ReservedArtifacts {
+			if within == nil || pick.named(name) {
+				c.warn("artifact %s left out: the name is Runnel's own", quote(name))
+			}
 			continue
 		}
 		info, err := c.root.Lstat(name)
@@ -219,9 +302,10 @@ func (c *collector) walk(ctx context.Context, dir string) error {
 				return err
 			}
 		case info.IsDir():
-			if err := c.walk(ctx, name); err != nil {
+			if err := c.walk(ctx, name, within); err != nil {
 				return err
 			}
+		case within != nil && (info.Mode().IsRegular() || !pick.named(name)):
 		case !info.Mode().IsRegular():
 			c.warn("artifact %s left out: it is a %s, not a regular file", quote(name), kind(info.Mode()))
 		default:
@@ -240,13 +324,35 @@ func (c *collector) find(name string, info fs.FileInfo) {
 		c.warn("artifact %s left out: a run may leave %d files", quote(name), c.cfg.MaxFiles)
 	case info.Size() > c.room:
 		c.warn("artifact %s left out: it is %d bytes, and of the %d that a run may leave %d are free", quote(name), info.Size(), c.cfg.MaxRunBytes, c.room)
-	case cost > c.names:
+	case cost > c.manifest:
 		c.warn("artifact %s left out: the list of all artifacts would be too long", quote(name))
+	case !c.claim(name):
+		c.warn("artifact %s of the workspace left out: $RUNNEL_ARTIFACTS has it, or a part of its path", quote(name))
 	default:
 		c.room -= info.Size()
-		c.names -= cost
-		c.found = append(c.found, candidate{name, info})
+		c.manifest -= cost
+		c.found = append(c.found, candidate{c.root, name, info})
 	}
+}
+
+// claim notes a name, unless another file has it, lies above it or below it.
+func (c *collector) claim(name string) bool {
+	if _, there := c.names[name]; there {
+		return false
+	}
+	for dir := parent(name); dir != ""; dir = parent(dir) {
+		if c.names[dir] {
+			return false
+		}
+	}
+	c.names[name] = true
+	for dir := parent(name); dir != ""; dir = parent(dir) {
+		if _, there := c.names[dir]; there {
+			break // and so are those above
+		}
+		c.names[dir] = false
+	}
+	return true
 }
 
 // list returns the sorted names in a directory, at most as many as may still be visited and one more.
@@ -318,13 +424,12 @@ func (c *collector) store(ctx context.Context, up *uploader) error {
 			c.warn("artifact %s left out: it grew while it was read, beyond the %d bytes that a run may leave", quote(file.name), c.cfg.MaxRunBytes)
 		}
 	}
-	slices.SortFunc(c.taken, func(a, b *contracts.Artifact) int { return compareNames(*a, *b) })
 	return nil
 }
 
 // take opens a file that was found and has add read it. It returns false if add did.
 func (c *collector) take(file candidate, add func(*contracts.Artifact, *reader, int64) (bool, error)) (fits bool, err error) {
-	f, err := c.root.OpenFile(file.name, openFlags, 0)
+	f, err := file.root.OpenFile(file.name, openFlags, 0)
 	if err != nil {
 		return true, c.skip(file.name, err)
 	}

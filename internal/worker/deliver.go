@@ -119,10 +119,10 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 	stop := stopTime(inv)
 	w.desk.stops(d, stop)
 
-	_, bare := next.(runner.Bare)
-	if !bare {
-		room, err := w.rooms.open()
-		if err != nil {
+	var room workspace
+	if _, bare := next.(runner.Bare); !bare {
+		var err error
+		if room, err = w.rooms.open(); err != nil {
 			v.err = fmt.Errorf("workspace: %w", err)
 			return v
 		}
@@ -151,15 +151,29 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 		}
 	}
 	out := newSink(context.WithoutCancel(ctx), d, limit)
+	var log *artifacts.Log
+	if inv.KeepLog {
+		kept, done := leased(ctx)
+		defer done()
+		var err error
+		if log, err = w.openLog(kept, d, out); err != nil {
+			v.err = fmt.Errorf("log: %w", err)
+			return v
+		}
+		defer log.Close()
+	}
 	if job.Resume, v.err = resume(ctx, d, next, out); v.err == nil {
 		v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
 	}
 	v.chunks, v.tail, v.counts = out.close(errors.Is(v.err, runner.ErrStopped))
+	if log != nil && out.carriedCut > 0 {
+		v.warn = append(v.warn, fmt.Sprintf("the log lacks %d bytes, which were lost with an earlier worker", out.carriedCut))
+	}
 	if v.err == nil && out.failed != nil {
 		v.err = out.failed
 	}
-	if !bare && !errors.Is(v.err, queue.ErrLeaseLost) && !errors.Is(v.err, runner.ErrStopped) {
-		w.collect(ctx, d, job.Artifacts, &v)
+	if !errors.Is(v.err, queue.ErrLeaseLost) && !errors.Is(v.err, runner.ErrStopped) {
+		w.collect(ctx, d, room, inv, log, &v)
 	}
 	return v
 }
@@ -238,45 +252,6 @@ func (w *Worker) stdin(ctx context.Context, d *queue.Delivery, inv contracts.Inv
 		return nil, runner.Reject(contracts.ReasonBadInvocation, "stdin: %v", err)
 	}
 	return nil, fmt.Errorf("stdin: %w", err)
-}
-
-// collect stores the files that were left. What cannot be stored ends a run that went well as failed/artifacts.
-func (w *Worker) collect(ctx context.Context, d *queue.Delivery, dir string, v *ran) {
-	if empty(dir) {
-		return
-	}
-	ctx = context.WithoutCancel(ctx)
-	var err error
-	for try, wait := 0, 200*time.Millisecond; try < 5; try, wait = try+1, 3*wait {
-		if try > 0 {
-			pause := time.NewTimer(wait)
-			<-pause.C
-		}
-		var files Files
-		if files, err = w.cfg.Files(ctx, d.Tenant()); err != nil {
-			continue
-		}
-		put, cancel := context.WithTimeout(ctx, lastWords)
-		w.cfg.Step(queue.StepCollecting, d.ID(), d.Run())
-		v.files, err = files.Collect(put, dir)
-		cancel()
-		if err == nil {
-			w.cfg.Step(queue.StepCollected, d.ID(), d.Run())
-			v.warn = append(v.warn, v.files.Warnings...)
-			return
-		}
-		if errors.Is(err, artifacts.ErrDenied) {
-			break // and stays denied
-		}
-	}
-	w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("artifacts not stored")
-	v.files = artifacts.Collected{}
-	if v.err == nil && v.outcome.Status == contracts.StatusSucceeded {
-		v.outcome.Status, v.outcome.Reason = contracts.StatusFailed, contracts.ReasonArtifacts
-		v.outcome.Error = fmt.Sprintf("the work ended well, its files could not be stored: %v", err)
-		return
-	}
-	v.warn = append(v.warn, fmt.Sprintf("artifacts were not stored: %v", err))
 }
 
 func attempts(inv contracts.Invocation) int {

@@ -32,6 +32,8 @@ type sink struct {
 	d    *queue.Delivery
 	head int64 // what is stored as it comes
 	end  ring  // what comes after that
+	// stdout and stderr get all of it too; nil is nobody. They hold back who writes, and nobody else.
+	stdout, stderr io.Writer
 
 	mu      sync.Mutex
 	buf     []byte // backs the data of pieces while the run goes on
@@ -73,6 +75,18 @@ type streamWriter struct {
 }
 
 func (w streamWriter) Write(p []byte) (int, error) {
+	n, err := w.write(p)
+	all := w.s.stdout
+	if w.stream == contracts.Stderr {
+		all = w.s.stderr
+	}
+	if all != nil {
+		_, _ = all.Write(p[:n]) // a log tells of its failure in the end
+	}
+	return n, err
+}
+
+func (w streamWriter) write(p []byte) (int, error) {
 	s := w.s
 	s.mu.Lock()
 	defer s.mu.Unlock()

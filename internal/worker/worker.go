@@ -7,24 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/runnel-project/runnel/internal/artifacts"
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/runner"
 )
-
-// Files is where a worker puts what runs leave and gets what they need; *artifacts.Store is one.
-type Files interface {
-	Collect(ctx context.Context, root string) (artifacts.Collected, error)
-	OpenInput(ctx context.Context, in contracts.Input) (io.ReadCloser, error)
-}
 
 // Config says what a worker is. Registry, Files and WorkRoot must be set.
 type Config struct {
