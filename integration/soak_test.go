@@ -235,8 +235,15 @@ func soakRound(t *testing.T, f *fleet.Fleet, fault string, point, round int) {
 		f.Excuse("default", v.id, fault) // until now
 	}
 	f.AwaitGone("default", v.id) // an ack that was lost is made good by the other
+	// Both end here: a later round of this pool must not find one of them.
 	other.Terminate()
 	other.Ended(fleet.Patience)
+	if fault != "kill" {
+		if !v.drain {
+			v.worker.Terminate()
+		}
+		v.worker.Ended(fleet.Patience)
+	}
 }
 
 // The one server is killed while a worker stands at each crash point, and comes back a moment

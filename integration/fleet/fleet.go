@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -279,14 +280,18 @@ func (f *Fleet) Await(what string, d time.Duration, ask func(context.Context) (o
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
+	said := ""
 	for {
 		ok, why := ask(ctx)
 		if ok {
 			return
 		}
+		if ctx.Err() == nil || said == "" { // the last question may have had no time
+			said = why
+		}
 		select {
 		case <-ctx.Done():
-			f.t.Fatalf("%s: not within %v: %s", what, d, why)
+			f.t.Fatalf("%s: not within %v: %s", what, d, said)
 		case <-again.C:
 		}
 	}
@@ -317,7 +322,10 @@ func (f *Fleet) AwaitEmpty() {
 			return false, err.Error()
 		}
 		there, err := f.observer.waiting(ctx, js)
-		return err == nil && len(there) == 0, fmt.Sprintf("%d are in it (%v)", len(there), err)
+		if err == nil && len(there) > 0 {
+			return false, fmt.Sprintf("%v are in it; %s", slices.Collect(maps.Keys(there)), f.observer.held(ctx, js))
+		}
+		return err == nil, fmt.Sprint(err)
 	})
 }
 

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -177,6 +178,23 @@ func (o *observer) waiting(ctx context.Context, js jetstream.JetStream) (map[che
 		}
 	}
 	return there, nil
+}
+
+// held says which consumers have something that is not acknowledged, for whom asks why INVOKE is not empty.
+func (o *observer) held(ctx context.Context, js jetstream.JetStream) string {
+	stream, err := js.Stream(ctx, o.topology.InvokeStream())
+	if err != nil {
+		return err.Error()
+	}
+	var all []string
+	list := stream.ListConsumers(ctx)
+	for c := range list.Info() {
+		if c.NumAckPending > 0 || c.NumPending > 0 {
+			all = append(all, fmt.Sprintf("%s: %d pending, %d held, %d waiting pulls, delivered %d, floor %d",
+				c.Name, c.NumPending, c.NumAckPending, c.NumWaiting, c.Delivered.Stream, c.AckFloor.Stream))
+		}
+	}
+	return fmt.Sprintf("of the consumers %v (%v)", all, list.Err())
 }
 
 // track follows the processes in the ledger until they are gone.

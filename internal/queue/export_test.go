@@ -1,6 +1,11 @@
 package queue
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
 
 // SetHoleWait shortens how long followers wait for an overtaken chunk.
 func (p *Producer) SetHoleWait(d time.Duration) { p.holeWait = d }
@@ -10,3 +15,8 @@ func (p *Producer) SetGoneEvery(d time.Duration) { p.goneEvery = d }
 
 // SetPollMost shortens how seldom those who wait ask for a result.
 func (p *Producer) SetPollMost(d time.Duration) { p.pollMost = d }
+
+// RemoveOrphans looks for acknowledged messages in the queue once, as a worker does at times.
+func (t *Taker) RemoveOrphans(ctx context.Context, js jetstream.JetStream) (int, error) {
+	return t.removeOrphans(ctx, js)
+}

@@ -36,6 +36,7 @@ type puller struct {
 	want      int // deliveries that the worker could take now
 	number    uint64
 	turn      int
+	busy      int // the consumer of the last delivery
 	closed    bool
 }
 
@@ -89,6 +90,7 @@ func (p *puller) arrived(i int, pending int) time.Time {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.busy = i
 	c := p.consumers[i]
 	asked := 0
 	sent := now
@@ -185,13 +187,23 @@ func (p *puller) ask(now time.Time) {
 					left -= n
 				}
 			case len(c.pulls) == 0 && (!backlog || left > 0):
-				p.send(i, max(1, min(parkMost, p.want/len(p.consumers))), true, now)
+				p.send(i, p.park(i), true, now)
 				if p.turn%lowFirst == 0 {
 					left-- // low may answer at once: leave it its place
 				}
 			}
 		}
 	}
+}
+
+// park is how many messages the parked pull of consumer i asks for: half of the free slots where the last delivery
+// came from it, so that a stream of single jobs does not cost a pull each, and its share of them elsewhere.
+func (p *puller) park(i int) int {
+	n := p.want / len(p.consumers)
+	if i == p.busy {
+		n = p.want / 2
+	}
+	return max(1, min(parkMost, n))
 }
 
 func (p *puller) send(i, n int, parked bool, now time.Time) {

@@ -202,6 +202,7 @@ func (t *Taker) Run(ctx context.Context, desk Desk, ready, out func()) error {
 	loops.Go(func() { t.check(ctx) })
 	loops.Go(func() { t.keep(ctx) })
 	loops.Go(func() { t.announce(ctx) })
+	loops.Go(func() { t.seekOrphans(ctx, js) })
 	t.pulls.tick(true)
 	if ready != nil {
 		ready() // the desk wants something from now on: the first pulls go out
