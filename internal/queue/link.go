@@ -248,10 +248,22 @@ func (l *link) guard(ctx context.Context, prefixes ...string) (context.Context, 
 func (l *link) request(ctx context.Context, subject string, data []byte, patience time.Duration, on func(*nats.Msg) bool) error {
 	done := make(chan error, 1)
 	var answers atomic.Int64
+	var mu sync.Mutex
+	over := false
+	defer func() { // waits for an answer that is being taken in while the time is over
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}()
 	c := &call{
 		subject: subject,
 		fail:    func(err error) { done <- err },
 		on: func(m *nats.Msg) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if over {
+				return true
+			}
 			answers.Add(1)
 			last := on(m)
 			if last {
