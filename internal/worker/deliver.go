@@ -67,8 +67,23 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 	if err != nil {
 		return say(func(context.Context) error { return d.Drop(err) })
 	}
+	held, done := runnersCauses(held)
+	defer done()
 	v := w.run(held, d, inv)
 	return say(func(ctx context.Context) error { return w.conclude(ctx, d, inv, r, v) })
+}
+
+// runnersCauses returns a context that ends with ctx, and says of a cancel what runners know it as.
+func runnersCauses(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		cause := context.Cause(ctx)
+		if errors.Is(cause, queue.ErrCancelled) {
+			cause = runner.ErrCancelled
+		}
+		cancel(cause)
+	})
+	return out, func() { stop(); cancel(nil) }
 }
 
 // patience is how long an invocation may wait to start. One that is nearly as old as the

@@ -9,6 +9,7 @@ import (
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/http"
+	"github.com/runnel-project/runnel/internal/runner/httpasync"
 	"github.com/runnel-project/runnel/internal/runner/manual"
 	"github.com/runnel-project/runnel/internal/runner/noop"
 	"github.com/runnel-project/runnel/internal/runner/subprocess"
@@ -43,15 +44,19 @@ var runners = map[contracts.Kind]func(Config) (runner.Runner, error){
 	contracts.KindManual:     func(cfg Config) (runner.Runner, error) { return manual.New(cfg.Manual), nil },
 	contracts.KindNoop:       func(Config) (runner.Runner, error) { return noop.Runner{}, nil },
 	contracts.KindSubprocess: openSubprocess,
-	contracts.KindHTTP:       openHTTP,
+	contracts.KindHTTP:       overHTTP(http.New),
+	contracts.KindHTTPAsync:  overHTTP(httpasync.New),
 }
 
-func openHTTP(cfg Config) (runner.Runner, error) {
-	client, err := cfg.client()
-	if err != nil {
-		return nil, err
+// overHTTP makes a runner on the client that all HTTP kinds share.
+func overHTTP[R runner.Runner](open func(*web.Client) R) func(Config) (runner.Runner, error) {
+	return func(cfg Config) (runner.Runner, error) {
+		client, err := cfg.client()
+		if err != nil {
+			return nil, err
+		}
+		return open(client), nil
 	}
-	return http.New(client), nil
 }
 
 func openSubprocess(cfg Config) (runner.Runner, error) {
