@@ -41,6 +41,9 @@ type WorkerConfig struct {
 	MaxDisconnect time.Duration
 	// OutputLimit is how many bytes of a run's output are kept where the invocation does not say; 0 is 64 MiB.
 	OutputLimit int64
+	// DiskFloor is how many bytes must be free for WorkDir: with less the worker takes no more work, and what runs goes on. 0
+	// is 256 MiB, a negative one none.
+	DiskFloor int64
 	// Version is shown with the worker.
 	Version string
 	// Ready is called with the worker's name once it has asked for work; nil is nobody.

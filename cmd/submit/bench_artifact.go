@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runnel-project/runnel"
+	"github.com/runnel-project/runnel/embedded/settings"
 )
 
 const (
@@ -29,18 +30,18 @@ const (
 
 func newBenchArtifact(a *app) *cobra.Command {
 	f := benchFlags{concurrency: 1}
-	bytes, files := size{benchFileBytes}, benchFiles
+	bytes, files := settings.Size{Bytes: benchFileBytes}, benchFiles
 	cmd := &cobra.Command{
 		Use:   "artifact",
 		Short: "Files that a job leaves: its end to all of them fetched and verified, one large file and many small ones",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if bytes.bytes < 0 || files < 0 || files > 10_000 || f.rounds < 0 {
+			if bytes.Bytes < 0 || files < 0 || files > 10_000 || f.rounds < 0 {
 				return errors.New("bench: --bytes and --rounds must not be negative, and --files at most 10000")
 			}
 			ctx, done := leaving(cmd.Context())
 			defer done()
-			err := a.benchArtifact(ctx, f, bytes.bytes, files)
+			err := a.benchArtifact(ctx, f, bytes.Bytes, files)
 			if err != nil {
 				return cmp.Or(context.Cause(ctx), err)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runnel-project/runnel"
+	"github.com/runnel-project/runnel/embedded/settings"
 )
 
 const (
@@ -33,18 +34,18 @@ const (
 
 func newBenchStream(a *app) *cobra.Command {
 	f := benchFlags{concurrency: 1}
-	bytes := size{benchStreamBytes}
+	bytes := settings.Size{Bytes: benchStreamBytes}
 	cmd := &cobra.Command{
 		Use:   "stream",
 		Short: "Output of one job: its first byte written to its last one counted by the submitter, all of it stored",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if bytes.bytes < 1 || f.rounds < 0 {
+			if bytes.Bytes < 1 || f.rounds < 0 {
 				return errors.New("bench: --bytes and --rounds must be at least 1")
 			}
 			ctx, done := leaving(cmd.Context())
 			defer done()
-			line, err := a.benchStream(ctx, f, bytes.bytes)
+			line, err := a.benchStream(ctx, f, bytes.Bytes)
 			if err != nil {
 				return cmp.Or(context.Cause(ctx), err)
 			}

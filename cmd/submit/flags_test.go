@@ -82,21 +82,6 @@ func TestSeconds(t *testing.T) {
 	}
 }
 
-func TestSize(t *testing.T) {
-	for text, want := range map[string]int64{"1048576": 1 << 20, "64KiB": 64 << 10, "64k": 64 << 10, "1 MB": 1e6, "1.5GiB": 3 << 29, "0": 0} {
-		var s size
-		if err := s.Set(text); err != nil || s.bytes != want {
-			t.Errorf("Set(%q) = %v and %d, want %d", text, err, s.bytes, want)
-		}
-	}
-	for _, text := range []string{"", "KiB", "-1", "1 XB", "9e18GiB", "NaN", "1KiB2"} {
-		var s size
-		if err := s.Set(text); err == nil {
-			t.Errorf("Set(%q) = %d, want an error", text, s.bytes)
-		}
-	}
-}
-
 func TestShort(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0s", 0: "0s", 59 * time.Second: "59s", 61 * time.Second: "1m", 2*time.Hour + 5*time.Minute: "2h05m", 72 * time.Hour: "3d",

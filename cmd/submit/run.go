@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/runnel-project/runnel"
+	"github.com/runnel-project/runnel/embedded/settings"
 )
 
 // runFlags are the flags of run.
@@ -19,7 +20,7 @@ type runFlags struct {
 	id, name, kind, pool, lane, workdir, stdin, folder string
 	env, pass, labels, retryOn, globs                  []string
 	timeout, queueTimeout, grace, retryDelay           seconds
-	outputLimit                                        size
+	outputLimit                                        settings.Size
 	retries                                            int
 	keepLog, detach, noWaitWorker                      bool
 }
@@ -85,7 +86,7 @@ func (f *runFlags) invocation(args []string) (runnel.Invocation, error) {
 		WorkingDirectory:    f.workdir,
 		TimeoutSeconds:      f.timeout.value,
 		QueueTimeoutSeconds: f.queueTimeout.value,
-		OutputLimitBytes:    f.outputLimit.bytes,
+		OutputLimitBytes:    f.outputLimit.Bytes,
 		KeepLog:             f.keepLog,
 		ArtifactGlobs:       f.globs,
 	}

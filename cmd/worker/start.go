@@ -18,8 +18,9 @@ import (
 
 // workerFlags describe a worker.
 type workerFlags struct {
-	cfg    embedded.WorkerConfig
-	labels []string
+	cfg       embedded.WorkerConfig
+	labels    []string
+	diskFloor settings.Size
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -44,6 +45,8 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&c.HTTP.SecretsFile, "secrets-file", "", "`FILE` with a line NAME=value for each secret")
 	fs.StringVar(&c.HTTP.SecretsEnv, "secrets-env", "", "take secrets from variables that begin with `PREFIX`; no work is passed them")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
+	f.diskFloor.Bytes = 256 << 20
+	fs.Var(&f.diskFloor, "disk-floor", "take no more work while less than `SIZE` is free for it; 0 takes it always")
 	fs.DurationVar(&c.MaxDisconnect, "max-disconnect", 5*time.Minute, "end runs when no server has answered for so long")
 }
 
@@ -51,6 +54,10 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 	c := f.cfg
 	c.Version, c.Log = versionText(), a.log
+	c.DiskFloor = f.diskFloor.Bytes
+	if c.DiskFloor == 0 {
+		c.DiskFloor = -1
+	}
 	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas} {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %d: must not be negative", flag, n)

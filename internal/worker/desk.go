@@ -39,6 +39,7 @@ type desk struct {
 	want      int
 	opened    bool
 	closed    bool
+	blocked   string // why nothing more is taken for now; "" is that it is
 	sweeping  bool
 }
 
@@ -59,7 +60,7 @@ func newDesk(t *queue.Taker, slots int) *desk {
 
 // free is how many more deliveries there is a place for. k.mu is held.
 func (k *desk) free() int {
-	if k.closed || !k.opened || k.alone != nil {
+	if k.closed || !k.opened || k.blocked != "" || k.alone != nil {
 		return 0
 	}
 	ahead := 0
@@ -89,6 +90,17 @@ func (k *desk) open() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.opened = true
+	k.changed()
+}
+
+// block takes no more while it is told why, and hands back what waits in hand; "" takes again.
+func (k *desk) block(why string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.blocked == "" && why != "" {
+		k.empty()
+	}
+	k.blocked = why
 	k.changed()
 }
 
@@ -162,7 +174,7 @@ func (k *desk) take(d *queue.Delivery) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.admitted--
-	if k.closed || k.alone != nil {
+	if k.closed || k.blocked != "" || k.alone != nil {
 		d.Return()
 		k.changed()
 		return
@@ -273,14 +285,14 @@ func (k *desk) finished() {
 	k.changed()
 }
 
-func (k *desk) runs() (names []string, draining bool) {
+func (k *desk) runs() (names []string, draining bool, blocked string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for d := range k.running {
 		names = append(names, d.Run())
 	}
 	slices.Sort(names)
-	return names[:min(len(names), maxRunsShown)], k.closed
+	return names[:min(len(names), maxRunsShown)], k.closed, k.blocked
 }
 
 // maxRunsShown keeps presence far below the message cap.

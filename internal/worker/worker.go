@@ -40,6 +40,11 @@ type Config struct {
 	OutputLimit int64
 	// MaxOutputLimit caps what an invocation may ask for; 0 is 1 GiB.
 	MaxOutputLimit int64
+	// DiskFloor is how many bytes must be free for WorkRoot: with less no more work is taken, and what runs goes on. 0 is
+	// 256 MiB, a negative one none.
+	DiskFloor int64
+	// DiskFree returns how many bytes are free for a directory; nil asks the system.
+	DiskFree func(dir string) (int64, error)
 	// Topology is the queue's.
 	Topology queue.Topology
 	// Registry has the runner of every kind that this worker serves. The worker does not close it.
@@ -64,6 +69,7 @@ type Worker struct {
 	kinds   []contracts.Kind
 	skills  map[string]string
 	rooms   *workspaces
+	disk    disk
 	stopAll context.CancelCauseFunc
 	stopped chan struct{}
 	once    sync.Once
@@ -100,6 +106,12 @@ func New(conns Conns, cfg Config) (*Worker, error) {
 		cfg.MaxOutputLimit = 1 << 30
 	}
 	cfg.OutputLimit = min(cfg.OutputLimit, cfg.MaxOutputLimit)
+	if cfg.DiskFloor == 0 {
+		cfg.DiskFloor = defaultDiskFloor
+	}
+	if cfg.DiskFree == nil {
+		cfg.DiskFree = freeBytes
+	}
 	if cfg.Step == nil {
 		cfg.Step = func(queue.Step, string, string) {}
 	}
@@ -141,7 +153,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.rooms = rooms
 
 	leases, endLeases := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer endLeases()
+	if w.cfg.DiskFloor > 0 {
+		w.disk = disk{dir: rooms.dir, floor: w.cfg.DiskFloor, free: w.cfg.DiskFree}
+		if err := w.lookAtDisk(); err != nil {
+			return fmt.Errorf("work directory: %w", err)
+		}
+		watch.Go(func() { w.watchDisk(leases) })
+	}
 	runs, stopAll := context.WithCancelCause(leases)
 	defer stopAll(nil)
 	w.stopAll = stopAll
@@ -233,11 +254,11 @@ func (s *deskSide) Admit() bool            { return s.desk.admit() }
 func (s *deskSide) Take(d *queue.Delivery) { s.desk.take(d) }
 func (s *deskSide) Dismiss()               { s.desk.dismiss() }
 func (s *deskSide) Presence() contracts.Presence {
-	runs, draining := s.desk.runs()
+	runs, draining, blocked := s.desk.runs()
 	return contracts.Presence{
 		Name: s.cfg.Name, Host: s.host, PID: os.Getpid(), Version: s.cfg.Version, Pool: s.cfg.Pool, Kinds: s.kinds,
 		Labels: s.cfg.Labels, Slots: s.cfg.Slots, Busy: len(runs), Runs: runs, Capabilities: s.skills,
-		StartedAt: s.began, Draining: draining,
+		StartedAt: s.began, Draining: draining, Blocked: blocked,
 	}
 }
 

@@ -49,3 +49,12 @@ func untouched(dir string) bool {
 	_, err = f.Readdirnames(1)
 	return err == io.EOF
 }
+
+// freeBytes is what an account without privileges may still write in a directory's file system.
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
