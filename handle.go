@@ -230,10 +230,7 @@ func (r *Responder) asked(m *nats.Msg) {
 	case known:
 		t.cancel(nil)
 	case taken:
-		go func() {
-			defer r.all.Done()
-			t.work()
-		}()
+		go t.work()
 	case closing:
 		t.decline("closing")
 	default:

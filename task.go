@@ -59,6 +59,9 @@ type Task struct {
 	metadata map[string]string
 	deaf     time.Time // since when nobody has been listening; zero is never
 	closed   bool      // the handler has returned
+	pulse    *time.Timer
+	accepted bool // it was said
+	isQuiet  bool // the last word is said, and taken
 	over     chan struct{}
 	isOver   bool
 }
@@ -130,7 +133,7 @@ func (t *Task) OpenStdin(ctx context.Context) (io.ReadCloser, error) {
 	return store.OpenInput(ctx, *in)
 }
 
-// work runs the handler and says how it ended.
+// work runs the handler and says how it ended, also if the handler ends its goroutine.
 func (t *Task) work() {
 	defer func() {
 		t.r.mu.Lock()
@@ -138,6 +141,7 @@ func (t *Task) work() {
 		t.r.mu.Unlock()
 		t.release()
 		t.cancel(nil)
+		t.r.all.Done()
 	}()
 	wake := context.AfterFunc(t.ctx, func() {
 		t.mu.Lock()
@@ -145,9 +149,22 @@ func (t *Task) work() {
 		t.mu.Unlock()
 	})
 	defer wake()
-	quiet, pulse := make(chan struct{}), sync.WaitGroup{}
-	pulse.Go(func() { t.pulse(quiet) })
-	outcome, err := t.handle()
+	t.mu.Lock()
+	t.pulse = time.AfterFunc(acceptAfter, t.beatOnce)
+	t.mu.Unlock()
+	err := errors.New("the handler ended its goroutine")
+	defer func() {
+		if p := recover(); p != nil {
+			err = &ExitError{Code: 2, Text: fmt.Sprintf("panic: %v\n%.2000s", p, debug.Stack())}
+		}
+		t.conclude(err)
+	}()
+	err = t.r.handler(t.ctx, t)
+}
+
+// conclude ends the output and says the last word.
+func (t *Task) conclude(err error) {
+	outcome := outcomeOf(err)
 	last := contracts.ManualReply{Type: contracts.ManualEnded, Outcome: &outcome}
 	t.mu.Lock()
 	t.closed = true
@@ -166,32 +183,19 @@ func (t *Task) work() {
 		t.r.settings.problems(fmt.Errorf("handle %s: %s: metadata left out: %w", t.r.name, t.ID, err))
 	}
 	t.lastWord(last)
-	close(quiet)
-	pulse.Wait()
+	t.mu.Lock()
+	t.isQuiet = true
+	t.pulse.Stop()
+	t.mu.Unlock()
 }
 
-// handle calls the handler. The outcome fits a message, whatever the error or the panic says.
-func (t *Task) handle() (outcome contracts.ManualOutcome, err error) {
-	err = errors.New("the handler ended its goroutine")
-	func() {
-		done := make(chan struct{})
-		// A goroutine of its own: one that ends itself must not take the last word with it.
-		go func() {
-			defer close(done)
-			defer func() {
-				if p := recover(); p != nil {
-					err = &ExitError{Code: 2, Text: fmt.Sprintf("panic: %v\n%.2000s", p, debug.Stack())}
-				}
-			}()
-			err = t.r.handler(t.ctx, t)
-		}()
-		<-done
-	}()
+// outcomeOf is what the word of a handler means. It fits a message, whatever the error says.
+func outcomeOf(err error) (outcome contracts.ManualOutcome) {
 	var rejected *RejectedError
 	var exit *ExitError
 	switch {
 	case err == nil:
-		return contracts.ManualOutcome{Status: StatusSucceeded}, nil
+		return contracts.ManualOutcome{Status: StatusSucceeded}
 	case errors.As(err, &rejected):
 		outcome.Status = StatusRejected
 	case errors.As(err, &exit) && exit.Code != 0 && exit.Code >= -255:
@@ -202,7 +206,7 @@ func (t *Task) handle() (outcome contracts.ManualOutcome, err error) {
 	if outcome.Error = contracts.FitError(err.Error()); outcome.Error == "" {
 		outcome.Error = "the handler failed and did not say why"
 	}
-	return outcome, err
+	return outcome
 }
 
 // lastWord has the output acknowledged and then says how it ended, until the worker has heard it.
@@ -262,21 +266,19 @@ func (t *Task) allAcked() <-chan struct{} {
 	return done
 }
 
-// pulse says that the task is taken, and then that it lives.
-func (t *Task) pulse(quiet <-chan struct{}) {
-	timer := time.NewTimer(acceptAfter)
-	defer timer.Stop()
-	for kind := contracts.ManualAccepted; ; kind = contracts.ManualHeartbeat {
-		select {
-		case <-quiet:
-			return
-		case <-t.over:
-			return
-		case <-timer.C:
-			t.send(contracts.ManualReply{Type: kind})
-			timer.Reset(t.beat)
-		}
+// beatOnce says that the task is taken, and then, again and again, that it lives.
+func (t *Task) beatOnce() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isOver || t.isQuiet {
+		return
 	}
+	kind := contracts.ManualHeartbeat
+	if !t.accepted {
+		t.accepted, kind = true, contracts.ManualAccepted
+	}
+	t.send(contracts.ManualReply{Type: kind})
+	t.pulse.Reset(t.beat)
 }
 
 func (t *Task) decline(why string) {

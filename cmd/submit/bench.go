@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,10 @@ type figure struct {
 	// Fenced is the limit with the settings of Runnel's streams: one message a subject, and copies of what is stored.
 	Fenced      *limitFigure `json:"limit_fenced,omitempty"`
 	FencedRatio float64      `json:"ratio_fenced,omitempty"`
-	Rounds      []float64    `json:"rounds,omitempty"` // the ratio of each
+	// Noop is Runnel's own job that does nothing, and a request beside it: for manual, in place of Fenced.
+	Noop      *limitFigure `json:"limit_noop,omitempty"`
+	NoopRatio float64      `json:"ratio_noop,omitempty"`
+	Rounds    []float64    `json:"rounds,omitempty"` // the ratio of each
 }
 
 type limitFigure struct {
@@ -90,6 +94,7 @@ type benchWork struct {
 var benchWorks = []benchWork{
 	{name: "noop", short: "Throughput of jobs that do nothing: first submission to last result", jobs: 10000, concurrency: 16},
 	{name: "latency", short: "One job that does nothing at a time: submission to result", jobs: 1000, concurrency: 16, latency: true},
+	{name: "manual", short: "One job that a responder does at a time: submission to result", jobs: 1000, concurrency: 16, latency: true},
 	{name: "exec", short: "Throughput of sh -c 'echo hi', with code and output in the result", jobs: 1500, concurrency: 8},
 }
 
@@ -183,6 +188,11 @@ func (a *app) bench(ctx context.Context, w benchWork, f benchFlags) (figure, err
 		return figure{}, err
 	}
 	defer fleet.close()
+	if w.name == "manual" {
+		if _, err := fleet.start(ctx, "respond", "--slots", strconv.Itoa(f.concurrency)); err != nil {
+			return figure{}, err
+		}
+	}
 	legs := []leg{fleet.measured(w)}
 	if f.limit {
 		limits, err := fleet.limits(w, f.concurrency)
@@ -212,7 +222,9 @@ func line(w benchWork, f benchFlags, rounds [][]measurement) figure {
 	if len(rounds) > 1 {
 		fig.Limit, fig.Ratio, fig.Rounds = against(rounds[0], rounds[1], w.latency)
 	}
-	if len(rounds) > 2 {
+	if len(rounds) > 2 && w.name == "manual" {
+		fig.Noop, fig.NoopRatio, _ = against(rounds[0], rounds[2], w.latency)
+	} else if len(rounds) > 2 {
 		fig.Fenced, fig.FencedRatio, _ = against(rounds[0], rounds[2], w.latency)
 	}
 	return fig

@@ -32,6 +32,7 @@ func benchChildren() []*cobra.Command {
 		{"serve", childServe},
 		{"work", childWork},
 		{"bare", childBare},
+		{"respond", childRespond},
 		{"exec-loop", childExec},
 		{"pump", childPump},
 	} {
@@ -111,6 +112,29 @@ func childBare(ctx context.Context, _ string, slots int, _ string) error {
 	fmt.Println("ready bare")
 	untilTold()
 	return nil
+}
+
+// benchName is whom the manual jobs of a bench are for.
+const benchName = "runnel-bench"
+
+// childRespond answers manual jobs and bare requests.
+func childRespond(ctx context.Context, _ string, slots int, prefix string) error {
+	nc, err := childConnect(ctx)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	if _, err := nc.Subscribe(bareRequests, func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
+		return err
+	}
+	nothing := func(context.Context, *runnel.Task) error { return nil }
+	responder, err := runnel.Handle(nc, benchName, nothing, runnel.WithPrefix(prefix), runnel.WithConcurrency(slots))
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready responder")
+	untilTold()
+	return responder.Close()
 }
 
 // childExec runs commands alone: the limit of exec.

@@ -29,6 +29,8 @@ const (
 	bareLive       = "runnel_bench.live."
 
 	bareDurable = "bare"
+	// A request that is answered at once, for what a responder adds.
+	bareRequests = "runnel_bench.request"
 	// As many jobs are open at once as in Client.RunAll.
 	bareWindow = 1024
 
@@ -68,7 +70,32 @@ func (fl *fleet) limits(w benchWork, concurrency int) ([]leg, error) {
 			return bareLoop(ctx, nc, js, bareRound{ends: ends, heard: heard, name: strconv.Itoa(round), n: n, open: open})
 		}
 	}
-	return []leg{loop(bareEnds, bareEnds), loop(bareFencedEnds, bareLive)}, nil
+	legs := []leg{loop(bareEnds, bareEnds), loop(bareFencedEnds, bareLive)}
+	if w.name == "manual" {
+		noop := fl.measured(benchWork{name: "latency", latency: true})
+		return []leg{withRequests(legs[0], nc), withRequests(noop, nc)}, nil
+	}
+	return legs, nil
+}
+
+// withRequests adds to each job of a bare loop one request to a bare responder.
+func withRequests(bare leg, nc *nats.Conn) leg {
+	return func(ctx context.Context, n int) (measurement, error) {
+		m, err := bare(ctx, n)
+		if err != nil {
+			return m, err
+		}
+		for i := range m.each {
+			began := time.Now()
+			if _, err := nc.Request(bareRequests, benchPayload, 10*time.Second); err != nil {
+				return m, fmt.Errorf("a bare request: %w", err)
+			}
+			took := time.Since(began)
+			m.each[i] += took
+			m.elapsed += took
+		}
+		return m, nil
+	}
 }
 
 func bareStreams(ctx context.Context, js jetstream.JetStream) error {

@@ -10,7 +10,7 @@ import (
 
 // A bench says what it measured in one line, and leaves nothing behind. Its figures are its own business.
 func TestBench(t *testing.T) {
-	for _, work := range []string{"noop", "latency", "exec"} {
+	for _, work := range []string{"noop", "latency", "manual", "exec"} {
 		t.Run(work, func(t *testing.T) {
 			a := newAccount(t)
 			out := a.want(0, "bench", work, "--jobs", "40", "--rounds", "1", "--limit", "--json")

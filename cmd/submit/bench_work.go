@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ func (fl *fleet) measured(w benchWork) leg {
 	if w.name == "exec" {
 		inv = runnel.Invocation{Kind: runnel.KindSubprocess, Command: []string{"sh", "-c", "echo hi"}}
 		check = saidHi
+	}
+	if w.name == "manual" {
+		inv.Kind, inv.Name = runnel.KindManual, benchName
 	}
 	return func(ctx context.Context, n int) (measurement, error) {
 		// Any number of slots is fed; one at a time, the next is submitted when the last one's result is held.
@@ -48,7 +52,11 @@ func runMany(ctx context.Context, c *runnel.Client, inv runnel.Invocation, n, op
 				}
 			}
 			next := inv
-			next.Name = strconv.Itoa(i) // comes back in the result
+			if inv.Kind == runnel.KindManual {
+				next.Labels = map[string]string{"n": strconv.Itoa(i)} // the name says who is asked
+			} else {
+				next.Name = strconv.Itoa(i) // comes back in the result
+			}
 			began[i] = time.Now()
 			if !yield(next) {
 				return
@@ -65,9 +73,10 @@ func runMany(ctx context.Context, c *runnel.Client, inv runnel.Invocation, n, op
 		if err := check(r); err != nil {
 			return m, err
 		}
-		i, err := strconv.Atoi(r.Name)
+		number := cmp.Or(r.Labels["n"], r.Name)
+		i, err := strconv.Atoi(number)
 		if err != nil || i < 0 || i >= n {
-			return m, fmt.Errorf("a result of job %q, which was not submitted", r.Name)
+			return m, fmt.Errorf("a result of job %q, which was not submitted", number)
 		}
 		m.each = append(m.each, time.Since(began[i]))
 		if open > 0 {

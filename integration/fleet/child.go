@@ -23,7 +23,7 @@ import (
 	"github.com/runnel-project/runnel/internal/worker"
 )
 
-// A test binary that is started with one of these is a worker, or a submitter.
+// A test binary that is started with one of these is a worker, a submitter or a responder.
 const (
 	childEnv     = "RUNNEL_INTEGRATION_WORKER"
 	submitterEnv = "RUNNEL_INTEGRATION_SUBMITTER"
@@ -35,12 +35,19 @@ type childConfig struct {
 	WorkRoot string
 }
 
-// Main runs the tests, or, in a child, the worker or submitter that it is to be.
+// Main runs the tests, or, in a child, the worker, submitter or responder that it is to be.
 func Main(m *testing.M) int {
 	text, ok := os.LookupEnv(childEnv)
 	if text, ok := os.LookupEnv(submitterEnv); ok {
 		if err := submitter(text); err != nil {
 			fmt.Fprintln(os.Stderr, "submitter child:", err)
+			return 1
+		}
+		return 0
+	}
+	if url, ok := os.LookupEnv(responderEnv); ok {
+		if err := responder(url); err != nil {
+			fmt.Fprintln(os.Stderr, "responder child:", err)
 			return 1
 		}
 		return 0
@@ -80,7 +87,7 @@ func child(text string) error {
 		}
 		defer (*nc).Close()
 	}
-	registry, err := standard.Runners(standard.Config{WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder})
+	registry, err := standard.Runners(standard.Config{WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder, Manual: queue.NewManual(conns.Data, cfg.Topology)})
 	if err != nil {
 		return err
 	}
