@@ -170,7 +170,11 @@ func standAt(t *testing.T, f *fleet.Fleet, fault string, point, round int) *vict
 	}
 	v.worker = f.StartWorker(cfg)
 
-	inv := f.Count("default", v.id, "-n", "25", "-every", "20ms", "-both", "-files", "1")
+	lines := "25"
+	if v.drain {
+		lines = "150" // it must still run when the drain begins, on a busy machine too
+	}
+	inv := f.Count("default", v.id, "-n", lines, "-every", "20ms", "-both", "-files", "1")
 	inv.Pool = cfg.Pool
 	if v.step == queue.StepCollecting {
 		inv.Command = append(inv.Command, "-file-bytes", fmt.Sprint(8<<20))
