@@ -90,6 +90,13 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, a.body)
 }
 
+// all is what was asked so far, with commas.
+func (s *service) all() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.asked, ",")
+}
+
 func (s *service) count(prefix string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -241,7 +248,7 @@ func TestOutcomes(t *testing.T) {
 				test.pairs[i] = strings.ReplaceAll(test.pairs[i], "SELF", s.URL)
 			}
 			o, k := run(t, r, without(s.job(t, test.pairs...), test.without...))
-			if got := strings.Join(s.asked, ","); got != test.asked {
+			if got := s.all(); got != test.asked {
 				t.Errorf("asked %s, want %s", got, test.asked)
 			}
 			if strings.Contains(fmt.Sprint(o), "hunter2") {
@@ -306,7 +313,7 @@ func TestStop(t *testing.T) {
 				t.Errorf("Run() = %+v, %v, want %s", o, err, test.killed)
 			}
 			if n := s.count("POST /cancel/17") + s.count("DELETE /cancel/17"); n != test.cancels {
-				t.Errorf("the remote run was told %d times, want %d: %v", n, test.cancels, s.asked)
+				t.Errorf("the remote run was told %d times, want %d: %v", n, test.cancels, s.all())
 			}
 		})
 	}
@@ -341,7 +348,7 @@ func TestResume(t *testing.T) {
 	if _, err := r.Run(t.Context(), s.job(t), k); !errors.Is(err, k.fail) {
 		t.Fatalf("Run() = %v, want the error of the note", err)
 	}
-	if got := strings.Join(s.asked, ","); got != "POST /runs" || len(k.notes) != 1 {
+	if got := s.all(); got != "POST /runs" || len(k.notes) != 1 {
 		t.Fatalf("asked %s, noted %q: want nothing polled before the note is stored", got, k.notes)
 	}
 	if !json.Valid([]byte(k.notes[0])) || len(k.notes[0]) > contracts.MaxStateBytes {
@@ -352,7 +359,7 @@ func TestResume(t *testing.T) {
 	if o, k := run(t, r, j); o.Status != contracts.StatusSucceeded || k.Stdout() != done.body || o.Metadata["http.requests"] != "2" {
 		t.Errorf("outcome = %+v", o)
 	}
-	if got := strings.Join(s.asked, ","); got != "POST /runs,GET /runs/a%20b" {
+	if got := s.all(); got != "POST /runs,GET /runs/a%20b" {
 		t.Errorf("asked %s: want no second start", got)
 	}
 	j.Resume = []byte("{")

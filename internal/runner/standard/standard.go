@@ -10,6 +10,7 @@ import (
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/http"
 	"github.com/runnel-project/runnel/internal/runner/httpasync"
+	"github.com/runnel-project/runnel/internal/runner/httpsse"
 	"github.com/runnel-project/runnel/internal/runner/manual"
 	"github.com/runnel-project/runnel/internal/runner/noop"
 	"github.com/runnel-project/runnel/internal/runner/subprocess"
@@ -46,6 +47,7 @@ var runners = map[contracts.Kind]func(Config) (runner.Runner, error){
 	contracts.KindSubprocess: openSubprocess,
 	contracts.KindHTTP:       overHTTP(http.New),
 	contracts.KindHTTPAsync:  overHTTP(httpasync.New),
+	contracts.KindHTTPSSE:    overHTTP(httpsse.New),
 }
 
 // overHTTP makes a runner on the client that all HTTP kinds share.
