@@ -28,8 +28,9 @@ const (
 // after lane, never beyond what the worker wants. Nothing is ever prefetched: with the
 // defaults of nats.go one busy worker was seen to hold 10 of 10 jobs.
 type puller struct {
-	nc    *nats.Conn
-	inbox string // <inbox>.<consumer index>.<pull number>
+	nc     *nats.Conn
+	serves func(contracts.Kind) bool
+	inbox  string // <inbox>.<consumer index>.<pull number>
 
 	mu        sync.Mutex
 	consumers []*consumer
@@ -55,8 +56,8 @@ type pull struct {
 	parked bool
 }
 
-func newPuller(nc *nats.Conn, t Topology, kinds []contracts.Kind, pool string) *puller {
-	p := &puller{nc: nc, inbox: nc.NewInbox()}
+func newPuller(nc *nats.Conn, t Topology, kinds []contracts.Kind, pool string, serves func(contracts.Kind) bool) *puller {
+	p := &puller{nc: nc, serves: serves, inbox: nc.NewInbox()}
 	for _, k := range kinds {
 		for _, l := range contracts.Lanes() { // the most urgent first: ask relies on it
 			c := t.Consumer(k, pool, l, contracts.DefaultShard)
@@ -169,6 +170,9 @@ func (p *puller) ask(now time.Time) {
 	kinds := len(p.consumers) / lanes
 	for k := range kinds {
 		base := (k + p.turn) % kinds * lanes
+		if !p.serves(p.consumers[base].kind) {
+			continue
+		}
 		backlog := false
 		for l := range lanes {
 			i := base + l

@@ -51,6 +51,8 @@ type TakerConfig struct {
 	MaxDisconnect time.Duration
 	// Problem hears what went wrong beside the way of one delivery; nil drops it. It must not block.
 	Problem func(error)
+	// Serves reports whether a kind can be served now: nothing is asked for of one that cannot. nil is yes. It must not block.
+	Serves func(contracts.Kind) bool
 	// Step observes each delivery at the named steps of its life (see the Step constants); nil is nobody.
 	Step func(step Step, id, run string)
 }
@@ -128,6 +130,9 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 	if cfg.Step == nil {
 		cfg.Step = func(Step, string, string) {}
 	}
+	if cfg.Serves == nil {
+		cfg.Serves = func(contracts.Kind) bool { return true }
+	}
 	topo := cfg.Topology
 	t := &Taker{
 		cfg:       cfg,
@@ -137,7 +142,7 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 		dead:      NewStore(control, topo.DeadStream(), topo.ReplicaCount()),
 		output:    NewStore(data, topo.ReplyStream(), topo.ReplicaCount()),
 		people:    NewPresences(control, topo),
-		pulls:     newPuller(control, topo, cfg.Kinds, cfg.Pool),
+		pulls:     newPuller(control, topo, cfg.Kinds, cfg.Pool, cfg.Serves),
 		index:     map[string]int{},
 		beatInbox: control.NewInbox(),
 		arrivals:  make(chan *Delivery, 4*checkAtOnce),
@@ -300,8 +305,8 @@ func (t *Taker) receive(m *nats.Msg) {
 	}
 	d := newDelivery(t, m, meta, addr, addrErr, pulled)
 	t.cfg.Step(StepReceived, addr.ID, d.run)
-	if !t.desk.Admit() {
-		d.nak(0)
+	if !t.cfg.Serves(addr.Kind) || !t.desk.Admit() {
+		d.nak(0) // a pull that was out when its kind was withdrawn, or the slot went
 		return
 	}
 	switch {

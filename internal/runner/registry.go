@@ -27,6 +27,15 @@ func (r Registry) Kinds() []contracts.Kind {
 	return slices.Sorted(maps.Keys(r))
 }
 
+// Serves reports whether there is a runner for the kind that can work now.
+func (r Registry) Serves(kind contracts.Kind) bool {
+	next, ok := r[kind]
+	if fickle, may := next.(Fickle); may {
+		return fickle.Available()
+	}
+	return ok
+}
+
 // Capabilities gathers what the runners that are Capable say.
 func (r Registry) Capabilities() map[string]string {
 	all := make(map[string]string)

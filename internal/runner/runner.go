@@ -112,6 +112,13 @@ type Capable interface {
 	Capabilities() map[string]string
 }
 
+// Fickle is a Runner whose surroundings come and go, as an engine does. While it is not available its kind is not
+// served: nothing is taken off the queue for it. Available is asked often, and answers at once.
+type Fickle interface {
+	Runner
+	Available() bool
+}
+
 // Closer is a Runner that holds something between runs. Close is called once, after the last Run has returned.
 type Closer interface {
 	Runner

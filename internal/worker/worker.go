@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,7 +68,6 @@ type Worker struct {
 	taker   *queue.Taker
 	desk    *desk
 	kinds   []contracts.Kind
-	skills  map[string]string
 	rooms   *workspaces
 	disk    disk
 	stopAll context.CancelCauseFunc
@@ -116,13 +116,13 @@ func New(conns Conns, cfg Config) (*Worker, error) {
 		cfg.Step = func(queue.Step, string, string) {}
 	}
 	w := &Worker{cfg: cfg, host: host, began: time.Now().UTC(), stopped: make(chan struct{})}
-	w.kinds, w.skills = cfg.Registry.Kinds(), cfg.Registry.Capabilities()
+	w.kinds = cfg.Registry.Kinds()
 	if len(w.kinds) == 0 {
 		return nil, errors.New("a worker needs at least one kind")
 	}
 	w.taker, err = queue.NewTaker(conns, queue.TakerConfig{
 		Topology: cfg.Topology, Kinds: w.kinds, Pool: cfg.Pool, Worker: cfg.Name, Host: host,
-		MaxDisconnect: cfg.MaxDisconnect, Step: cfg.Step,
+		MaxDisconnect: cfg.MaxDisconnect, Step: cfg.Step, Serves: cfg.Registry.Serves,
 		Problem: func(err error) { cfg.Log.Warn().Err(err).Msg("queue") },
 	})
 	if err != nil {
@@ -255,9 +255,10 @@ func (s *deskSide) Take(d *queue.Delivery) { s.desk.take(d) }
 func (s *deskSide) Dismiss()               { s.desk.dismiss() }
 func (s *deskSide) Presence() contracts.Presence {
 	runs, draining, blocked := s.desk.runs()
+	kinds := slices.DeleteFunc(slices.Clone(s.kinds), func(k contracts.Kind) bool { return !s.cfg.Registry.Serves(k) })
 	return contracts.Presence{
-		Name: s.cfg.Name, Host: s.host, PID: os.Getpid(), Version: s.cfg.Version, Pool: s.cfg.Pool, Kinds: s.kinds,
-		Labels: s.cfg.Labels, Slots: s.cfg.Slots, Busy: len(runs), Runs: runs, Capabilities: s.skills,
+		Name: s.cfg.Name, Host: s.host, PID: os.Getpid(), Version: s.cfg.Version, Pool: s.cfg.Pool, Kinds: kinds,
+		Labels: s.cfg.Labels, Slots: s.cfg.Slots, Busy: len(runs), Runs: runs, Capabilities: s.cfg.Registry.Capabilities(),
 		StartedAt: s.began, Draining: draining, Blocked: blocked,
 	}
 }
