@@ -30,18 +30,19 @@ type room struct {
 const (
 	zerologPath = "github.com/rs/zerolog"
 	natsPath    = "github.com/nats-io/"
+	dockerPath  = "github.com/docker/" // only in Runnel's own worker: nobody who embeds one, or submits, carries an engine's client
 )
 
 // rooms is the table of DESIGN §2. The key is the folder below the module root; "" is the root package alone.
 var rooms = map[string]room{
-	"cmd/submit":  {floor: 5, never: []string{module + "/internal"}},
+	"cmd/submit":  {floor: 5, never: []string{module + "/internal"}, neverThrough: []string{dockerPath}},
 	"cmd/worker":  {floor: 5},
 	"integration": {floor: 5},
-	"embedded":    {floor: 4},
+	"embedded":    {floor: 4, neverThrough: []string{dockerPath}},
 	"": {
 		floor:        3,
 		never:        []string{zerologPath},
-		neverThrough: []string{module + "/internal/runner", module + "/internal/worker", zerologPath},
+		neverThrough: []string{module + "/internal/runner", module + "/internal/worker", zerologPath, dockerPath},
 	},
 	"internal/worker": {floor: 3, never: []string{natsPath, module + "/internal/runner/"}},
 	"internal/queue": {

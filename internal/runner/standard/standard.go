@@ -31,6 +31,8 @@ type Config struct {
 	PassEnv, DenyEnv []string
 	// Ladder forces a rung of the kill ladder, "cgroup" or "subreaper"; "" is the best that works here.
 	Ladder string
+	// Containers is the policy of kind container, which is there in programs that import package engine.
+	Containers Containers
 	// Web says whom the HTTP kinds may call, and where their secrets are.
 	Web web.Config
 
@@ -39,6 +41,22 @@ type Config struct {
 	// Manual carries the messages of kind manual; nil is none: such work cannot be run then.
 	Manual manual.Exchange
 }
+
+// Containers is the worker's policy for containers. The zero value is a good default.
+type Containers struct {
+	// AllowNetwork lists the engine's networks that work may name beside none and bridge.
+	AllowNetwork []string
+	// AllowMount lists the directories of the engine's machine at and under which work may mount.
+	AllowMount []string
+	// MaxMemory (bytes), MaxCPUs and MaxPIDs cap what work may ask for; 0 is what the machine has, and 32768.
+	MaxMemory int64
+	MaxCPUs   float64
+	MaxPIDs   int64
+}
+
+// Add makes a kind known to Runners. It is for the init of a package that a program imports for its sake, as it does a
+// database's driver.
+func Add(kind contracts.Kind, open func(Config) (runner.Runner, error)) { runners[kind] = open }
 
 // runners makes each runner that there is.
 var runners = map[contracts.Kind]func(Config) (runner.Runner, error){

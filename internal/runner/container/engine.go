@@ -1,0 +1,150 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/system"
+	"github.com/docker/docker/client"
+)
+
+const (
+	lookEvery  = 2 * time.Second  // how soon it is seen that an engine has gone or come
+	lookWithin = 5 * time.Second  // one question to the engine
+	sweepEvery = 60 * time.Second // what other workers left
+	callWithin = 2 * time.Minute  // one call of a run; a busy engine may take its time
+)
+
+// engine is what is known of the engine that answers.
+type engine struct {
+	info system.Info
+	api  string // version of its API that is spoken
+}
+
+// keep watches the engine until ctx ends, and removes what dead workers left on it.
+func (r *Runner) keep(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var swept time.Time
+	for {
+		if r.Available() && time.Since(swept) > sweepEvery {
+			swept = time.Now()
+			r.sweep(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		was := r.Available()
+		r.look(ctx)
+		if !was && r.Available() {
+			swept = time.Time{}
+		}
+	}
+}
+
+// look asks the engine whether it is there.
+func (r *Runner) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	if r.Available() {
+		if _, err := r.api.Ping(ctx); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+			r.lost(err)
+		}
+		return
+	}
+	found, err := r.meet(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.engine, r.why = found, err
+}
+
+// meet asks an engine who it is, once it answers.
+func (r *Runner) meet(ctx context.Context) (*engine, error) {
+	if _, err := r.api.Ping(ctx); err != nil {
+		return nil, err
+	}
+	info, err := r.api.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if info.OSType != "linux" {
+		return nil, fmt.Errorf("the engine runs %s containers, not linux", info.OSType)
+	}
+	if r.owner == nil {
+		own, err := newOwner(r.cfg.WorkRoot)
+		if err != nil {
+			return nil, fmt.Errorf("lock file of this worker: %w", err)
+		}
+		r.owner = own
+	}
+	return &engine{info: info, api: r.api.ClientVersion()}, nil
+}
+
+// lost notes that the engine does not answer.
+func (r *Runner) lost(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.engine, r.why = nil, err
+}
+
+// asked wraps an error of the engine, and notes when it was that it did not answer.
+func (r *Runner) asked(what string, err error) error {
+	if client.IsErrConnectionFailed(err) {
+		r.lost(err)
+	}
+	return fmt.Errorf("container engine: %s: %w", what, err)
+}
+
+// known returns what is known of the engine, or why there is none.
+func (r *Runner) known() (*engine, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.engine == nil {
+		return nil, fmt.Errorf("container engine: %w", r.why)
+	}
+	return r.engine, nil
+}
+
+// Capabilities says which engine there is, and which limits really work on it.
+func (r *Runner) Capabilities() map[string]string {
+	e, err := r.known()
+	if err != nil {
+		return map[string]string{"container.engine": "none, so the kind is not served: " + err.Error()}
+	}
+	i := e.info
+	found := map[string]string{
+		"container.engine":  fmt.Sprintf("engine %s, API %s, %s/%s", i.ServerVersion, e.api, i.OSType, i.Architecture),
+		"container.storage": i.Driver,
+		"container.cgroup":  fmt.Sprintf("v%s, driver %s", i.CgroupVersion, i.CgroupDriver),
+	}
+	var works, not []string
+	for _, limit := range []struct {
+		name string
+		ok   bool
+	}{
+		{"memory", i.MemoryLimit}, {"swap", i.SwapLimit}, {"cpus", i.CPUCfsQuota}, {"pids", i.PidsLimit},
+	} {
+		if limit.ok {
+			works = append(works, limit.name)
+		} else {
+			not = append(not, limit.name)
+		}
+	}
+	found["container.limits"] = strings.Join(append(works, "size of one file"), ", ")
+	// Only some storage drivers can bound a container's disk, and none of them bounds a volume.
+	found["container.limits.missing"] = strings.Join(append(not, "disk in all"), ", ")
+	var security []string
+	for _, s := range i.SecurityOptions {
+		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")
+		security = append(security, name)
+	}
+	if len(security) > 0 {
+		found["container.security"] = strings.Join(security, ", ")
+	}
+	return found
+}

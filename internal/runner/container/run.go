@@ -1,0 +1,217 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+
+	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/runner"
+)
+
+// Run runs the command in a fresh container, and returns when nothing of it is left. See runner.Runner.
+func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (contracts.Outcome, error) {
+	if ctx.Err() != nil {
+		return contracts.Outcome{}, fmt.Errorf("run container: %w", context.Cause(ctx))
+	}
+	e, err := r.known()
+	if err != nil {
+		return contracts.Outcome{}, err
+	}
+	s, err := r.spec(job, e)
+	if err != nil {
+		return contracts.Outcome{}, err
+	}
+	if missed, err := r.image(ctx, job, out); missed != nil || err != nil {
+		return outcomeOf(missed), err
+	}
+	r.owns(s.name)
+	outcome, err := r.fresh(ctx, job, s, out)
+	removeErr := r.remove(ctx, s.name)
+	r.settled(s.name, removeErr == nil)
+	if removeErr != nil && err == nil {
+		// The run has ended; what is left of it holds disk and a name, and goes with the next sweep.
+		outcome.Warnings = append(outcome.Warnings, removeErr.Error())
+	}
+	if err != nil && !errors.Is(err, runner.ErrRejected) {
+		err = fmt.Errorf("run container: %w", err)
+	}
+	return outcome, err
+}
+
+func outcomeOf(o *contracts.Outcome) contracts.Outcome {
+	if o == nil {
+		return contracts.Outcome{}
+	}
+	return *o
+}
+
+// errSlow is the cause of a context that ended because the engine took too long over one call.
+var errSlow = errors.New("the engine does not come back")
+
+// bounded returns a context for one call.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, callWithin, errSlow)
+}
+
+// fresh makes, runs and looks at a container; the caller removes it. The order loses nothing: attached before it is
+// started, waited for before it can end.
+func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, out runner.Sink) (contracts.Outcome, error) {
+	id, warnings, missed, err := r.create(ctx, job, s)
+	if missed != nil || err != nil {
+		return outcomeOf(missed), interrupted(ctx, err)
+	}
+	call, cancel := bounded(ctx)
+	err = r.send(call, id, job.Dir, s)
+	cancel()
+	if err != nil {
+		return contracts.Outcome{}, interrupted(ctx, err)
+	}
+	p, missed, err := r.start(ctx, job, s, id, out)
+	if missed != nil || err != nil {
+		return outcomeOf(missed), interrupted(ctx, err)
+	}
+	where := r.published(ctx, s, id)
+	outcome, err := p.end(ctx)
+	if p.lost {
+		return outcome, err
+	}
+	warnings = append(warnings, r.collect(ctx, job, id, &outcome)...)
+	outcome.Warnings = append(warnings, outcome.Warnings...)
+	if len(where) > 0 {
+		if outcome.Metadata == nil {
+			outcome.Metadata = map[string]string{}
+		}
+		maps.Copy(outcome.Metadata, where)
+	}
+	return outcome, err
+}
+
+// interrupted returns the cause of a context that ended in place of what a call made of it.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// create makes the container. An image that has gone since it was looked at is pulled again by the next attempt.
+func (r *Runner) create(ctx context.Context, job runner.Job, s *spec) (id string, warnings []string, missed *contracts.Outcome, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	made, err := r.api.ContainerCreate(ctx, &s.config, &s.host, nil, s.platform, s.name)
+	switch {
+	case err == nil:
+		return made.ID, made.Warnings, nil, nil
+	case client.IsErrConnectionFailed(err) || ctx.Err() != nil:
+		return "", nil, nil, r.asked("create", err)
+	case errdefs.IsInvalidArgument(err):
+		// The engine's own words: no command in the image, a place that cannot be mounted on.
+		return "", nil, nil, runner.Reject(contracts.ReasonBadInvocation, "the engine refuses the container: %v", err)
+	case errdefs.IsNotFound(err):
+		o := failed(contracts.ReasonImage, "image %s: %v", job.Container.Image, err)
+		return "", nil, &o, nil
+	}
+	return "", nil, nil, r.asked("create", err)
+}
+
+// start attaches to the container, waits for its end and starts it.
+func (r *Runner) start(ctx context.Context, job runner.Job, s *spec, id string, out runner.Sink) (*process, *contracts.Outcome, error) {
+	call, cancel := bounded(ctx)
+	defer cancel()
+	// What is attached and waited for outlives ctx: a stopped run is still read to its end.
+	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
+	conn, err := r.api.ContainerAttach(call, id, container.AttachOptions{
+		Stream: true, Stdin: job.Stdin != nil, Stdout: true, Stderr: true,
+	})
+	if err != nil {
+		endLife()
+		return nil, nil, r.asked("attach", err)
+	}
+	exits, fails := r.api.ContainerWait(life, id, container.WaitConditionNextExit)
+	p := &process{
+		r: r, id: id, job: job, conn: conn, endLife: endLife, exits: exits, fails: fails,
+		exited: make(chan struct{}), steps: stopOrder(job.Stop), out: out,
+	}
+	if err := r.api.ContainerStart(call, id, container.StartOptions{}); err != nil {
+		conn.Close()
+		endLife()
+		if call.Err() == nil && !client.IsErrConnectionFailed(err) {
+			if missed := r.unstarted(ctx, s, id, err); missed != nil {
+				return nil, missed, nil
+			}
+		}
+		return nil, nil, r.asked("start", err)
+	}
+	p.pump()
+	return p, nil, nil
+}
+
+// unstarted tells what the work did wrong from what the engine could not do.
+func (r *Runner) unstarted(ctx context.Context, s *spec, id string, err error) *contracts.Outcome {
+	command := s.config.Image
+	call, cancel := bounded(ctx)
+	defer cancel()
+	if info, err := r.api.ContainerInspect(call, id); err == nil {
+		command = info.Path
+	}
+	if missed := refused(err, command); missed != nil {
+		return missed
+	}
+	text := err.Error()
+	if has(text, "unable to find user", "unable to find group", "no matching entries in passwd file", "no matching entries in group file") {
+		o := failed(contracts.ReasonNotExecutable, "user %s: %v", s.config.User, err)
+		o.ExitCode = new(notExecutable)
+		return &o
+	}
+	return nil
+}
+
+// published asks where the ports are. The work runs already: that it is not known is no reason to end it.
+func (r *Runner) published(ctx context.Context, s *spec, id string) map[string]string {
+	if len(s.host.PortBindings) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	info, err := r.api.ContainerInspect(ctx, id)
+	if err != nil || info.NetworkSettings == nil {
+		return nil
+	}
+	return addresses(info.NetworkSettings.Ports)
+}
+
+// collect takes what the work left out of the container.
+func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *contracts.Outcome) (warnings []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*callWithin)
+	defer cancel()
+	places := []struct{ from, to string }{{contracts.ContainerArtifacts, job.Artifacts}}
+	if len(job.ArtifactGlobs) > 0 {
+		places = append(places, struct{ from, to string }{contracts.ContainerWorkspace, job.Dir})
+	}
+	for _, p := range places {
+		if p.to == "" {
+			continue
+		}
+		refused, err := r.fetch(ctx, id, p.from, p.to)
+		warnings = append(warnings, refused...)
+		switch {
+		case err == nil || errdefs.IsNotFound(err): // the work removed the directory itself
+		case o.Status == contracts.StatusSucceeded:
+			o.Status, o.Reason = contracts.StatusFailed, contracts.ReasonArtifacts
+			o.Error = fmt.Sprintf("the work ended well, its files could not be kept: %v", err)
+		default:
+			warnings = append(warnings, fmt.Sprintf("files were not kept: %v", err))
+		}
+	}
+	return warnings
+}
+
+// stopWithin bounds the time from a kill to the end that the engine tells of.
+const stopWithin = 25 * time.Second

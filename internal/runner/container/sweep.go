@@ -1,0 +1,106 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
+)
+
+const (
+	removeWithin = 20 * time.Second // the removal of one container
+	goneWithin   = 5 * time.Second  // how long an engine that has gone is waited for with it
+)
+
+// sweep removes what dead workers left on the engine, and what this one could not remove before. What cannot be
+// removed now is tried again by the next sweep.
+func (r *Runner) sweep(ctx context.Context) {
+	_ = r.tidy()
+	list, err := r.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelOwner))})
+	if err != nil {
+		return
+	}
+	locks := map[string]bool{}
+	for _, c := range list {
+		if !r.owner.dead(c.Labels) {
+			continue
+		}
+		if err := r.remove(ctx, c.ID); err == nil {
+			locks[c.Labels[labelLock]] = true
+		}
+	}
+	for path := range locks {
+		// Nobody can make anything under this lock any more: its name is never used again.
+		_ = os.Remove(path)
+	}
+}
+
+// owns notes a container that must be removed.
+func (r *Runner) owns(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ours[name] = true
+}
+
+// settled notes that a container of a run under way has gone, or is left to the next sweep.
+func (r *Runner) settled(name string, gone bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gone {
+		delete(r.ours, name)
+	} else {
+		r.ours[name] = false
+	}
+}
+
+// tidy removes what ended runs could not.
+func (r *Runner) tidy() error {
+	r.mu.Lock()
+	names := maps.Clone(r.ours)
+	answers := r.engine != nil
+	r.mu.Unlock()
+	if !answers {
+		return nil
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if names[name] {
+			continue // its run is under way
+		}
+		if err := r.remove(context.Background(), name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.settled(name, true)
+	}
+	return errors.Join(errs...)
+}
+
+// remove kills and removes a container and its volume. One that is not there is removed.
+func (r *Runner) remove(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeWithin)
+	defer cancel()
+	began := time.Now()
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		err := r.api.ContainerRemove(ctx, name, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		// A conflict says that somebody removes it already: it is gone when it is not found.
+		if client.IsErrConnectionFailed(err) && time.Since(began) > goneWithin {
+			return r.asked("remove container "+name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return r.asked("remove container "+name, err)
+		case <-time.After(min(wait, time.Second)):
+		}
+	}
+}
