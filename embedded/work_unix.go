@@ -88,6 +88,7 @@ func Capabilities(cfg WorkerConfig) (map[string]string, error) {
 func (cfg WorkerConfig) runners() standard.Config {
 	s := standard.Config{
 		WorkRoot: cfg.WorkDir, AllowWorkdir: cfg.AllowWorkdir, PassEnv: cfg.PassEnv, DenyEnv: cfg.DenyEnv, Ladder: cfg.Ladder,
+		Containers: standard.Containers(cfg.Containers),
 		Web: web.Config{
 			Allow: cfg.HTTP.Allow, Deny: cfg.HTTP.Deny, Only: cfg.HTTP.Only, CAFile: cfg.HTTP.CAFile,
 			SecretsDir: cfg.HTTP.SecretsDir, SecretsFile: cfg.HTTP.SecretsFile, SecretsEnv: cfg.HTTP.SecretsEnv,

@@ -35,6 +35,8 @@ type WorkerConfig struct {
 	Ladder string
 	// HTTP says whom the kinds http, http_async and http_sse may call, and where their secrets are.
 	HTTP HTTPConfig
+	// Containers is the policy of kind container. Only Runnel's own worker serves that kind.
+	Containers ContainerConfig
 	// DrainTimeout is how long runs may go on once the worker is asked to stop; 0 is 30 s.
 	DrainTimeout time.Duration
 	// MaxDisconnect ends runs when no server has answered for so long; 0 is 5 minutes.
@@ -68,4 +70,16 @@ type HTTPConfig struct {
 	// SecretsDir has a file for each secret, SecretsFile a line NAME=value; SecretsEnv begins the names of variables,
 	// which no work is passed. They are asked in this order.
 	SecretsDir, SecretsFile, SecretsEnv string
+}
+
+// ContainerConfig is a worker's policy for containers. The zero value is a good default.
+type ContainerConfig struct {
+	// AllowNetwork lists the engine's networks that work may name beside none and bridge.
+	AllowNetwork []string
+	// AllowMount lists the directories of the engine's machine at and under which work may mount.
+	AllowMount []string
+	// MaxMemory (bytes), MaxCPUs and MaxPIDs cap what work may ask for; 0 is what the engine's machine has, and 32768.
+	MaxMemory int64
+	MaxCPUs   float64
+	MaxPIDs   int64
 }

@@ -23,6 +23,7 @@ type runFlags struct {
 	outputLimit                                        settings.Size
 	retries                                            int
 	keepLog, detach, noWaitWorker                      bool
+	container                                          containerFlags
 }
 
 func newRun(a *app) *cobra.Command {
@@ -37,6 +38,7 @@ Standard input is sent if it is a pipe or a file. Ctrl-C cancels the run and wai
 it is over; a second one leaves.`,
 		Example: `  submit run -- sh -c 'echo hello from $(uname -n)'
   echo hi | submit run -- cat
+  submit run --image alpine --network bridge -- wget -qO- https://example.org
   submit run -d --timeout 10m --retries 2 -e MODE=full -- ./nightly.sh`,
 		Annotations: mayEmbed,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,6 +59,7 @@ func (f *runFlags) bind(fs *pflag.FlagSet) {
 	fs.Var(&f.queueTimeout, "queue-timeout", "give up when no run started for so long: `DURATION`")
 	fs.Var(&f.grace, "grace", "wait between TERM and KILL: `DURATION` (default 5s, 0 kills at once)")
 	fs.StringVar(&f.kind, "kind", string(runnel.KindSubprocess), "`KIND` of runner")
+	f.container.bind(fs)
 	fs.StringVar(&f.pool, "pool", "", "`NAME` of the set of workers (default "+runnel.DefaultPool+")")
 	fs.StringVar(&f.lane, "lane", "", "high, normal or low (default normal)")
 	fs.StringArrayVarP(&f.labels, "label", "l", nil, "`KEY=VALUE` to find it by (repeatable)")
@@ -113,6 +116,9 @@ func (f *runFlags) invocation(args []string) (runnel.Invocation, error) {
 		}
 	case f.retryDelay.set || len(f.retryOn) > 0:
 		errs = append(errs, errors.New("--retry-delay and --retry-on say how to try again: say how often with --retries"))
+	}
+	if err := f.container.set(&inv); err != nil {
+		errs = append(errs, err)
 	}
 	return inv, errors.Join(errs...)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runnel-project/runnel/embedded/settings"
+	_ "github.com/runnel-project/runnel/internal/runner/standard/engine" // kind container
 )
 
 // exitOurs is the exit code for everything that this command could not do, as submit's.

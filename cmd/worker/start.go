@@ -44,6 +44,11 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&c.HTTP.SecretsDir, "secrets-dir", "", "`DIR` with a file for each secret that requests may name")
 	fs.StringVar(&c.HTTP.SecretsFile, "secrets-file", "", "`FILE` with a line NAME=value for each secret")
 	fs.StringVar(&c.HTTP.SecretsEnv, "secrets-env", "", "take secrets from variables that begin with `PREFIX`; no work is passed them")
+	fs.StringArrayVar(&c.Containers.AllowNetwork, "container-network", nil, "let containers be in the engine's network `NAME`, host is one (repeatable; none and bridge are allowed)")
+	fs.StringArrayVar(&c.Containers.AllowMount, "container-mount", nil, "let containers mount `DIR` of the engine's machine and what is below it (repeatable)")
+	fs.Int64Var(&c.Containers.MaxMemory, "container-memory", 0, "let a container have so many `BYTES` of memory (default what the machine has)")
+	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
+	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
 	f.diskFloor.Bytes = 256 << 20
 	fs.Var(&f.diskFloor, "disk-floor", "take no more work while less than `SIZE` is free for it; 0 takes it always")
@@ -61,6 +66,13 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas} {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %d: must not be negative", flag, n)
+		}
+	}
+	for flag, n := range map[string]float64{
+		"container-memory": float64(c.Containers.MaxMemory), "container-cpus": c.Containers.MaxCPUs, "container-pids": float64(c.Containers.MaxPIDs),
+	} {
+		if n < 0 {
+			return c, fmt.Errorf("--%s %v: must not be negative", flag, n)
 		}
 	}
 	for flag, d := range map[string]time.Duration{"drain-timeout": c.DrainTimeout, "max-disconnect": c.MaxDisconnect} {

@@ -474,3 +474,13 @@ func Job(t testing.TB) string {
 	}
 	return program
 }
+
+// Program returns the path of one of Runnel's own programs, submit or worker.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	program, err := build(name, "github.com/runnel-project/runnel/cmd/"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
