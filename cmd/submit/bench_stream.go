@@ -25,8 +25,8 @@ const (
 	benchStreamBytes = 256 << 20
 	// A pipe holds as much, and so does a chunk.
 	pumpBytes = 64 << 10
-	// As much is under way unconfirmed as one run may have, and twice.
-	pumpWindow = 256
+	// Messages under way unconfirmed: 8 MiB, what a worker may have in all.
+	pumpWindow = 128
 
 	barePump     = "RUNNEL_BENCH_PUMP"
 	barePumpPuts = "runnel_bench.pump."

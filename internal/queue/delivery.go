@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// chunksOpen bounds the unconfirmed chunks of one run: 1 MiB.
-	chunksOpen = 16
+	// chunksOpen bounds the unconfirmed chunks of one run: 3 MiB.
+	chunksOpen = 48
 	// startAfter is when the start of a run is stored that has stored nothing else.
 	startAfter = time.Second
 	putTimeout = 2 * time.Second

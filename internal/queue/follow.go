@@ -16,12 +16,14 @@ import (
 const AllRuns = "all"
 
 const (
-	// Live copies taken in before the subscription is renewed: the server sends no more than these to a follower that
-	// does not read them. Full ones are 64 KiB, so that a link of 1 MB/s is never more than a quarter of a second behind.
-	liveCreditLarge, liveCreditSmall = 4, 64
-	smallCopy                        = 4 << 10
-	// What a follower asks for at once: again a quarter of a second of a link of 1 MB/s.
-	walkBytes = 256 << 10
+	// What a follower asks for at once, and what it takes in of live copies before it renews its subscription: the
+	// server sends no more than that to one that does not read. It begins with a quarter of a
+	// second of a link of 1 MB/s, and goes by what the link shows it can carry in paceTime.
+	paceLeast, paceMost = 256 << 10, 4 << 20
+	paceTime            = 100 * time.Millisecond
+	// So many copies may be on their way however small the pace, if they are small.
+	liveCreditSmall = 64
+	smallCopy       = 4 << 10
 	// How long what a slow link still holds may take to come.
 	drainTimeout = 10 * time.Second
 	// Without a live copy for so long a follower asks what is stored; the wait doubles up to liveIdleMost.
@@ -121,11 +123,22 @@ type follower struct {
 	runs map[string]*shownRun
 	all  bool // every run is shown, side by side
 
+	pace   int // bytes asked for at once
 	credit int // live copies that the next subscription asks for
 }
 
 func newFollower(p *Producer, id string, yield func(contracts.Event, error) bool) *follower {
-	return &follower{p: p, id: id, yield: yield, runs: map[string]*shownRun{}, credit: liveCreditLarge}
+	return &follower{p: p, id: id, yield: yield, runs: map[string]*shownRun{}, pace: paceLeast, credit: paceLeast / contracts.MaxChunkBytes}
+}
+
+// timed adapts the pace to a question of as many bytes as that, whose answer was of weight bytes and took so long.
+func (f *follower) timed(asked, weight int, took time.Duration) {
+	switch {
+	case took > 4*paceTime:
+		f.pace = max(f.pace/2, paceLeast)
+	case took < paceTime && asked >= f.pace && weight >= asked/2: // less says nothing of what the link can carry
+		f.pace = min(2*f.pace, paceMost)
+	}
 }
 
 // shownRun is what was shown of one run.
@@ -187,10 +200,14 @@ func (f *follower) catchUp(ctx context.Context) error {
 
 // walk hands every message of a filter from f.pos on to take, in stored order, and asks again where no answer came.
 func (f *follower) walk(ctx context.Context, filter string, take func(context.Context, Stored) error) error {
-	size := walkBytes
+	size := f.pace
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		var lost error
-		for s, err := range f.p.output.Walk(ctx, filter, f.pos+1, WalkOptions{MaxBytes: size}) {
+		for s, err := range f.p.output.Walk(ctx, filter, f.pos+1, WalkOptions{MaxBytes: size, Next: func(weight int, took time.Duration) int {
+			f.timed(size, weight, took)
+			size = f.pace
+			return size
+		}}) {
 			if err != nil {
 				lost = err
 				break

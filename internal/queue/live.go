@@ -9,17 +9,36 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/runnel-project/runnel/internal/contracts"
 )
 
-// ear is a subscription on the live copies of one invocation. The server sends no more than its credit.
+// renewWait is how long a copy may take to come after the credit was used up that was given before the last one.
+const renewWait = 20 * time.Millisecond
+
+// ear is a subscription on the live copies of one invocation. The server sends no more than the credit that was given;
+// no more than credit copies are on their way at once.
 type ear struct {
 	sub    *nats.Subscription
 	copies chan *nats.Msg
 	credit int
+	given  int // in all
+	before int // in all, before it was given more: the server may have had its end there
+}
+
+// renew gives more credit to a subscription of whose last credit half is used up. Where everything has come by then,
+// the subscription is over; where the server had sent it, it is over for that one, and what comes after is missed.
+func (e *ear) renew() error {
+	err := e.sub.AutoUnsubscribe(e.given + e.credit/2)
+	if errors.Is(err, nats.ErrBadSubscription) {
+		return nil
+	}
+	e.before, e.given = e.given, e.given+e.credit/2
+	return subscribeError(err)
 }
 
 func (f *follower) listen() (*ear, error) {
-	e := &ear{copies: make(chan *nats.Msg, f.credit), credit: f.credit}
+	e := &ear{copies: make(chan *nats.Msg, f.credit), credit: f.credit, given: f.credit}
 	var err error
 	if e.sub, err = f.p.follow.ChanSubscribe(f.p.names.LiveAll(f.p.tenant, f.id), e.copies); err != nil {
 		return nil, subscribeError(err)
@@ -53,9 +72,18 @@ func (f *follower) hearAll(ctx context.Context, e *ear) error {
 	tick := time.NewTicker(liveIdle)
 	defer tick.Stop()
 	idle, heard, proven := liveIdle, time.Now(), time.Now()
-	weight := 0
-	for n := 0; n < e.credit; {
+	renewed := time.NewTimer(renewWait)
+	defer renewed.Stop()
+	weight, since := 0, 0 // of the copies since credit was last given
+	for n := 0; n < e.given; {
+		var missed <-chan time.Time
+		if n == e.before && n > 0 {
+			renewed.Reset(renewWait)
+			missed = renewed.C
+		}
 		select {
+		case <-missed:
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case m := <-e.copies:
@@ -64,6 +92,12 @@ func (f *follower) hearAll(ctx context.Context, e *ear) error {
 			idle, heard = liveIdle, time.Now()
 			if err := f.hear(ctx, m); err != nil {
 				return err
+			}
+			if since = n - (e.given - e.credit); n == e.given-e.credit/2 && f.fits(weight, since) == e.credit {
+				weight = 0
+				if err := e.renew(); err != nil {
+					return err
+				}
 			}
 		case <-tick.C:
 			switch {
@@ -90,11 +124,16 @@ func (f *follower) hearAll(ctx context.Context, e *ear) error {
 			}
 		}
 	}
-	f.credit = liveCreditSmall
-	if weight > e.credit*smallCopy {
-		f.credit = liveCreditLarge
-	}
+	f.credit = f.fits(weight, since)
 	return nil
+}
+
+// fits is the credit for copies like those n that weighed so much.
+func (f *follower) fits(weight, n int) int {
+	if weight > n*smallCopy {
+		return f.pace / contracts.MaxChunkBytes
+	}
+	return liveCreditSmall
 }
 
 // hear takes in a live copy. If it is not the next step of what is shown, something before it may have been
@@ -133,6 +172,9 @@ func (p *Producer) fromCopy(m *nats.Msg) (Stored, bool) {
 }
 
 func subscribeError(err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) {
 		return fmt.Errorf("connection: %w", ErrClosed)
 	}

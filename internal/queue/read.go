@@ -235,6 +235,8 @@ type WalkOptions struct {
 	Batch int
 	// MaxBytes is about how much they may weigh; 0 is 1 MiB.
 	MaxBytes int
+	// Next, if not nil, is told how much an answer weighed and how long it took to come, and returns the next MaxBytes.
+	Next func(weight int, took time.Duration) int
 }
 
 // Walk returns what is stored under a filter, from a sequence on (0 is the
@@ -257,7 +259,11 @@ func (s *Store) Walk(ctx context.Context, subject string, from uint64, o WalkOpt
 		for {
 			req := strconv.AppendInt(append(ask(), `,"batch":`...), int64(o.Batch), 10)
 			req = strconv.AppendInt(append(req, `,"max_bytes":`...), int64(o.MaxBytes), 10)
+			asked := time.Now()
 			got, end, err := s.batch(ctx, append(req, '}'))
+			if o.Next != nil && err == nil {
+				o.MaxBytes = o.Next(weigh(got), time.Since(asked))
+			}
 			for _, m := range got {
 				next = m.Seq + 1
 				if !yield(m, nil) {
@@ -289,6 +295,13 @@ func (s *Store) Walk(ctx context.Context, subject string, from uint64, o WalkOpt
 			}
 		}
 	}
+}
+
+func weigh(messages []Stored) (bytes int) {
+	for _, m := range messages {
+		bytes += len(m.Data)
+	}
+	return bytes
 }
 
 // Delete removes the message with a sequence; ErrNotFound if it is gone already.
