@@ -8,13 +8,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/runnel-project/runnel"
+	"github.com/runnel-project/runnel/embedded/settings"
 )
 
 // containerFlags say in what a container runs. They are named after those of docker run.
 type containerFlags struct {
 	image, entrypoint, user, network, platform, pull string
 	publish, tmpfs, volume                           []string
-	memory                                           size
+	memory                                           settings.Size
 	cpus                                             float64
 	pids                                             int64
 	readOnly, init                                   bool
@@ -40,7 +41,7 @@ func (f *containerFlags) bind(fs *pflag.FlagSet) {
 // set puts the container into the invocation, if an image is named.
 func (f *containerFlags) set(inv *runnel.Invocation) error {
 	c := runnel.Container{
-		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.bytes, CPUs: f.cpus, PIDs: f.pids,
+		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.Bytes, CPUs: f.cpus, PIDs: f.pids,
 		WritableRoot: !f.readOnly, Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: !f.init,
 	}
 	if f.entrypoint != "" {
@@ -49,13 +50,13 @@ func (f *containerFlags) set(inv *runnel.Invocation) error {
 	var errs []error
 	for _, item := range f.tmpfs {
 		path, text, sized := strings.Cut(item, ":")
-		var bytes size
+		var bytes settings.Size
 		if sized {
 			if err := bytes.Set(strings.TrimPrefix(text, "size=")); err != nil {
 				errs = append(errs, fmt.Errorf("--tmpfs %q: %w", item, err))
 			}
 		}
-		c.Tmpfs = append(c.Tmpfs, runnel.Tmpfs{Path: path, SizeBytes: bytes.bytes})
+		c.Tmpfs = append(c.Tmpfs, runnel.Tmpfs{Path: path, SizeBytes: bytes.Bytes})
 	}
 	for _, item := range f.volume {
 		parts := strings.Split(item, ":")
