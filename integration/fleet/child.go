@@ -20,6 +20,7 @@ import (
 	"github.com/runnel-project/runnel/internal/artifacts"
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/runner/standard"
+	"github.com/runnel-project/runnel/internal/runner/web"
 	"github.com/runnel-project/runnel/internal/worker"
 )
 
@@ -87,7 +88,10 @@ func child(text string) error {
 		}
 		defer (*nc).Close()
 	}
-	registry, err := standard.Runners(standard.Config{WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder, Manual: queue.NewManual(conns.Data, cfg.Topology)})
+	registry, err := standard.Runners(standard.Config{
+		WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder, Manual: queue.NewManual(conns.Data, cfg.Topology),
+		Web: web.Config{Allow: []string{loopback}, SecretsDir: cfg.Worker.SecretsDir},
+	})
 	if err != nil {
 		return err
 	}

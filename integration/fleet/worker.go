@@ -34,6 +34,8 @@ type WorkerConfig struct {
 	Ladder string
 	// OutputLimit is the worker's; 0 is the default.
 	OutputLimit int64
+	// SecretsDir is where its requests find secrets; they may go to this machine.
+	SecretsDir string
 	// Binary has the worker be the program that users get, without the race detector and without steps.
 	Binary bool
 	// At has the worker wait when an invocation whose id has the prefix IDs reaches the step At for the Nth time (0 is 1):
@@ -42,6 +44,9 @@ type WorkerConfig struct {
 	IDs string
 	Nth int
 }
+
+// loopback is where the services are that requests of the tests go to.
+const loopback = "127.0.0.0/8"
 
 // Worker is a worker process.
 type Worker struct {
@@ -116,7 +121,8 @@ func (f *Fleet) startWorker(cfg WorkerConfig) (*Worker, error) {
 			return nil, err
 		}
 		w.cmd = exec.Command(program, "start", "--server", cfg.URL, "--name", cfg.Name, "--pool", cfg.Pool,
-			"--slots", fmt.Sprint(cfg.Slots), "--work-dir", f.workRoot())
+			"--slots", fmt.Sprint(cfg.Slots), "--work-dir", f.workRoot(),
+			"--http-allow", loopback, "--secrets-dir", cfg.SecretsDir)
 	}
 	w.cmd.Env = append(os.Environ(), childEnv+"="+string(text),
 		"GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(f.Dir, "race"))
