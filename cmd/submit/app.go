@@ -127,7 +127,7 @@ func (a *app) openEmbedded(ctx context.Context) (*session, error) {
 	defer cancel()
 	node, err := embedded.Start(start, embedded.Config{
 		// Who runs here waits for it: that the disk is nearly full is better said by what needs the room.
-		Worker: embedded.WorkerConfig{Prefix: a.prefix, DiskFloor: -1},
+		Worker: embedded.WorkerConfig{Prefix: a.prefix, DiskFloor: -1, HTTP: ownRequests},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("--embedded: %w", err)

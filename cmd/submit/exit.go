@@ -62,7 +62,7 @@ func codeOf(r runnel.Result) int {
 // verdict says how an invocation ended where its exit code alone would not: "" for
 // success and for a code that is the work's own.
 func verdict(r runnel.Result) string {
-	if r.Status == runnel.StatusSucceeded || r.Status == runnel.StatusFailed && r.Reason == runnel.ReasonExit && r.ExitCode != nil {
+	if r.Status == runnel.StatusSucceeded || r.Status == runnel.StatusFailed && r.Reason == runnel.ReasonExit && r.ExitCode != nil && r.Error == "" {
 		return ""
 	}
 	var b strings.Builder

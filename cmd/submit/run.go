@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -147,12 +148,20 @@ func setVariable(inv *runnel.Invocation, item string) error {
 	return nil
 }
 
-func (a *app) run(ctx context.Context, f runFlags, args []string) error {
-	if a.embedded && f.detach {
-		return errors.New("run -d --embedded: the worker ends with this process, so nothing would be left to run it: leave out -d, or start `worker dev` and leave out --embedded")
+// mayLeave says why a command that is to leave at once cannot.
+func (a *app) mayLeave(command string, f runFlags) error {
+	switch {
+	case f.detach && a.embedded:
+		return fmt.Errorf("%s --embedded: the worker ends with this process, so nothing would be left to run it: leave that out, or start `worker dev` and leave out --embedded", command)
+	case f.detach && f.folder != "":
+		return fmt.Errorf("%s -o: the files are there when it has ended: `submit artifact get ID -o DIR` fetches them then", command)
 	}
-	if f.detach && f.folder != "" {
-		return errors.New("run -d -o: the files are there when it has ended: `submit artifact get ID -o DIR` fetches them then")
+	return nil
+}
+
+func (a *app) run(ctx context.Context, f runFlags, args []string) error {
+	if err := a.mayLeave("run -d", f); err != nil {
+		return err
 	}
 	inv, err := f.invocation(args)
 	if err != nil {
@@ -162,6 +171,11 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	return a.submit(ctx, f, inv, stdin)
+}
+
+// submit hands an invocation in, with standard input unless that is nil, which it closes, and stays with it as the flags say.
+func (a *app) submit(ctx context.Context, f runFlags, inv runnel.Invocation, stdin io.ReadCloser) error {
 	if stdin != nil {
 		defer stdin.Close()
 	}
