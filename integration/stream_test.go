@@ -15,18 +15,8 @@ import (
 	"github.com/runnel-project/runnel/internal/contracts"
 )
 
-// stdout returns the number of bytes and the digest of what is stored of a job's standard output.
-func stdout(d check.Dump, id string) (int64, string) {
-	h := sha256.New()
-	var n int64
-	write := func(pieces []contracts.Piece) {
-		for _, p := range pieces {
-			if p.Stream == contracts.Stdout {
-				h.Write(p.Data)
-				n += int64(len(p.Data))
-			}
-		}
-	}
+// pieces returns what is stored of the output of a job that ran once.
+func pieces(d check.Dump, id string) (all []contracts.Piece) {
 	chunks := map[int][]contracts.Piece{}
 	for _, r := range d.Replies {
 		if r.ID == id && r.Chunk != nil {
@@ -34,11 +24,23 @@ func stdout(d check.Dump, id string) (int64, string) {
 		}
 	}
 	for i := range len(chunks) {
-		write(chunks[i+1])
+		all = append(all, chunks[i+1]...)
 	}
 	for _, r := range d.Replies {
 		if r.ID == id && r.Result != nil {
-			write(r.Result.Tail)
+			all = append(all, r.Result.Tail...)
+		}
+	}
+	return all
+}
+
+// stdout returns the number of bytes and the digest of what is stored of a job's standard output.
+func stdout(d check.Dump, id string) (n int64, sum string) {
+	h := sha256.New()
+	for _, p := range pieces(d, id) {
+		if p.Stream == contracts.Stdout {
+			h.Write(p.Data)
+			n += int64(len(p.Data))
 		}
 	}
 	return n, hex.EncodeToString(h.Sum(nil))

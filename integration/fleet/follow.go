@@ -81,6 +81,20 @@ func (f *Fleet) Ended(name string) bool {
 	return w != nil && w.seen().Ended
 }
 
+// Output returns what a follower has seen so far.
+func (f *Fleet) Output(name string) (pieces []contracts.Piece) {
+	w := f.find(name)
+	if w == nil {
+		return nil
+	}
+	for _, e := range w.seen().Events {
+		if e.Type == contracts.EventOutput {
+			pieces = append(pieces, *e.Output)
+		}
+	}
+	return pieces
+}
+
 // Bytes returns how much output of a stream a follower has seen so far.
 func (f *Fleet) Bytes(name string, stream contracts.Stream) (n int64, err error) {
 	w := f.find(name)
