@@ -119,7 +119,7 @@ func (cfg WorkerConfig) once(ctx context.Context, control, data *nats.Conn, regi
 	var w *worker.Worker
 	w, err = worker.New(worker.Conns{Control: control, Data: data}, worker.Config{
 		Name: cfg.Name, Pool: cfg.Pool, Slots: cfg.Slots, Labels: cfg.Labels, Version: cfg.Version,
-		WorkRoot: cfg.WorkDir, DrainTimeout: cfg.DrainTimeout, MaxDisconnect: cfg.MaxDisconnect, OutputLimit: cfg.OutputLimit, DiskFloor: cfg.DiskFloor,
+		WorkRoot: cfg.WorkDir, DrainTimeout: cfg.DrainTimeout, MaxDisconnect: cfg.MaxDisconnect, OutputLimit: cfg.OutputLimit, MaxOutputLimit: cfg.MaxOutputLimit, DiskFloor: cfg.DiskFloor,
 		Topology: topo, Registry: registry, Log: cfg.Log,
 		Files: func(ctx context.Context, tenant string) (worker.Files, error) {
 			// Twice as long as results: content that is stored already is not stored again for half of it.

@@ -43,6 +43,8 @@ type WorkerConfig struct {
 	MaxDisconnect time.Duration
 	// OutputLimit is how many bytes of a run's output are kept where the invocation does not say; 0 is 64 MiB.
 	OutputLimit int64
+	// MaxOutputLimit caps what an invocation may ask for; 0 is 1 GiB. What asks for more is run with that, and a warning.
+	MaxOutputLimit int64
 	// DiskFloor is how many bytes must be free for WorkDir: with less the worker takes no more work, and what runs goes on. 0
 	// is 256 MiB, a negative one none.
 	DiskFloor int64

@@ -21,6 +21,8 @@ type workerFlags struct {
 	cfg       embedded.WorkerConfig
 	labels    []string
 	diskFloor settings.Size
+	output    settings.Size
+	maxOutput settings.Size
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -50,6 +52,9 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
+	f.output.Bytes, f.maxOutput.Bytes = 64<<20, 1<<30
+	fs.Var(&f.output, "output-limit", "keep `SIZE` of a run's output where it is not said")
+	fs.Var(&f.maxOutput, "max-output-limit", "keep no more than `SIZE` of it, whatever is asked for")
 	f.diskFloor.Bytes = 256 << 20
 	fs.Var(&f.diskFloor, "disk-floor", "take no more work while less than `SIZE` is free for it; 0 takes it always")
 	fs.DurationVar(&c.MaxDisconnect, "max-disconnect", 5*time.Minute, "end runs when no server has answered for so long")
@@ -59,6 +64,10 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 	c := f.cfg
 	c.Version, c.Log = versionText(), a.log
+	if f.output.Bytes == 0 || f.maxOutput.Bytes == 0 {
+		return c, errors.New("--output-limit and --max-output-limit: must be more than nothing")
+	}
+	c.OutputLimit, c.MaxOutputLimit = f.output.Bytes, f.maxOutput.Bytes
 	c.DiskFloor = f.diskFloor.Bytes
 	if c.DiskFloor == 0 {
 		c.DiskFloor = -1

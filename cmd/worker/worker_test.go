@@ -36,6 +36,40 @@ func begin(t *testing.T, url, script string) (*runnel.Client, string) {
 	return nil, ""
 }
 
+func TestStartOnAFullDisk(t *testing.T) {
+	node := queuetest.Server(t)
+	p := start(t, t.TempDir(), "start", "-s", node.URL(), "--name", "full", "--disk-floor", "900000TiB")
+	if text := p.line(); text != "ready full" {
+		t.Fatalf("it said %q", text)
+	}
+	workers, err := clientOf(t, node.URL()).Workers(t.Context())
+	if err != nil || len(workers) != 1 || !strings.HasPrefix(workers[0].Blocked, "disk: ") {
+		t.Errorf("Workers() = %+v, %v; want one that is blocked", workers, err)
+	}
+	p.signal(syscall.SIGTERM)
+	if code := p.code(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+func TestStartWithLimitsOfOutput(t *testing.T) {
+	node := queuetest.Server(t)
+	p := start(t, t.TempDir(), "start", "-s", node.URL(), "--output-limit", "4KiB", "--max-output-limit", "16KiB")
+	p.line()
+	client := clientOf(t, node.URL())
+	for asked, kept := range map[int64]int64{0: 4 << 10, 8 << 10: 8 << 10, 1 << 20: 16 << 10} {
+		r, err := client.Run(t.Context(), runnel.Invocation{
+			Kind: runnel.KindSubprocess, Command: []string{"sh", "-c", "head -c 100000 /dev/zero"}, OutputLimitBytes: asked,
+		}, runnel.RunOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := r.StdoutBytes - r.CutBytes; n > kept || n < kept/2 || (len(r.Warnings) > 0) != (asked > 16<<10) {
+			t.Errorf("%d bytes are kept where %d were asked for, want %d or little less; warnings %q", n, asked, kept, r.Warnings)
+		}
+	}
+}
+
 func TestStartSaysWhenItIsReady(t *testing.T) {
 	node := queuetest.Server(t)
 	p := start(t, t.TempDir(), "start", "-s", node.URL(), "--name", "w-1", "--slots", "3", "--label", "zone=a", "--kinds", "noop")

@@ -162,7 +162,7 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 	if inv.OutputLimitBytes > 0 {
 		limit = min(inv.OutputLimitBytes, w.cfg.MaxOutputLimit)
 		if limit < inv.OutputLimitBytes {
-			v.warn = append(v.warn, fmt.Sprintf("output_limit_bytes is %d, this worker's cap is %d", inv.OutputLimitBytes, limit))
+			v.warn = append(v.warn, fmt.Sprintf("output_limit_bytes is %d, and this worker keeps %d at most", inv.OutputLimitBytes, limit))
 		}
 	}
 	out := newSink(context.WithoutCancel(ctx), d, limit)

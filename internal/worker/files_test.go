@@ -269,3 +269,29 @@ func TestStoringEndsWithTheLease(t *testing.T) {
 		t.Errorf("result = %s/%s %q", r.Status, r.Reason, r.Error)
 	}
 }
+
+// What asks for more output than its worker keeps is run with what that keeps, and told.
+func TestOutputLimitBeyondTheCap(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	const most, size = 1 << 20, 3 << 20
+	f.worker(worker.Config{MaxOutputLimit: most, Registry: runner.Registry{contracts.KindNoop: runner.Func(
+		func(_ context.Context, _ runner.Job, out runner.Sink) (contracts.Outcome, error) {
+			if _, err := out.Stream(contracts.Stdout, "").Write(make([]byte, size)); err != nil {
+				return contracts.Outcome{}, err
+			}
+			return ok()
+		})}})
+	id := f.submit(contracts.Invocation{Kind: contracts.KindNoop, OutputLimitBytes: 1 << 40})
+	r := f.result(id)
+	if want := "output_limit_bytes is 1099511627776, and this worker keeps 1048576 at most"; len(r.Warnings) != 1 || r.Warnings[0] != want {
+		t.Errorf("warnings = %q, want %q", r.Warnings, want)
+	}
+	kept := 0
+	for _, p := range append(f.output(id, r.Run), r.Tail...) {
+		kept += len(p.Data)
+	}
+	if r.Status != contracts.StatusSucceeded || r.StdoutBytes != size || r.CutBytes != int64(size-kept) || kept > most || kept < most*9/10 {
+		t.Errorf("result = %s, %d bytes, %d cut, %d kept of a cap of %d", r.Status, r.StdoutBytes, r.CutBytes, kept, most)
+	}
+}
