@@ -117,7 +117,7 @@ func (w *Worker) collect(held context.Context, d *queue.Delivery, room workspace
 		v.warn = append(v.warn, v.files.Warnings...)
 		return
 	case errors.Is(err, queue.ErrLeaseLost), // and not a word more
-		v.err == nil && errors.Is(err, queue.ErrCancelled),
+		v.err == nil && errors.Is(err, runner.ErrCancelled),
 		v.err == nil && errors.Is(err, runner.ErrStopped) && v.outcome.Status == contracts.StatusSucceeded:
 		v.err = fmt.Errorf("store files: %w", err)
 		return

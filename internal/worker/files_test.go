@@ -264,7 +264,7 @@ func TestStoringEndsWithTheLease(t *testing.T) {
 	if err := f.nc.PublishRequest(f.topo.Names().Cancel("default", id), f.nc.NewInbox(), nil); err != nil {
 		t.Fatal(err)
 	}
-	await(queue.ErrCancelled)
+	await(runner.ErrCancelled)
 	if r := f.result(id); r.Status != contracts.StatusCancelled {
 		t.Errorf("result = %s/%s %q", r.Status, r.Reason, r.Error)
 	}
