@@ -14,6 +14,7 @@ import (
 	"github.com/runnel-project/runnel"
 	"github.com/runnel-project/runnel/integration/fleet"
 	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/queue"
 )
 
 // shown is what is stored, or was followed, of a flood: pieces that are compared with what `job flood` prints.
@@ -140,4 +141,49 @@ func TestStreamCut(t *testing.T) {
 		}
 	}
 	f.Verify() // which reads the artifacts, too
+}
+
+// What strikes in the middle of a log leaves the log of the run that counts whole: a worker's death has it
+// begun anew elsewhere, a server's is waited out by the job.
+func TestKillWhileLogged(t *testing.T) {
+	t.Parallel()
+	const size = 16 << 20
+	strikes := map[string]func(*fleet.Fleet, *fleet.Worker){
+		"worker": func(f *fleet.Fleet, w *fleet.Worker) {
+			w.Kill()
+			f.StartWorker(fleet.WorkerConfig{})
+		},
+		"server": func(f *fleet.Fleet, w *fleet.Worker) {
+			f.ExcuseRunning("the only server was killed")
+			f.Servers.Kill(0)
+			f.Servers.Restart(0)
+			f.Servers.WaitReady()
+			w.GoOn()
+		},
+	}
+	for name, strike := range strikes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := fleet.Start(t, fleet.Config{})
+			w := f.StartWorker(fleet.WorkerConfig{At: queue.StepChunkPublished, Nth: 100})
+			c := f.Client("default", "")
+			inv := flood(f, t, size)
+			inv.KeepLog = true
+			f.Submit(c, inv)
+			w.Reached(fleet.Patience)
+			strike(f, w)
+			r := result(t, c, inv.ID, fleet.Patience)
+			if r.Status != contracts.StatusSucceeded || r.CutBytes != 0 || len(r.Warnings) > 0 {
+				t.Errorf("result = %s/%s %q, %d bytes cut, warnings %q", r.Status, r.Reason, r.Error, r.CutBytes, r.Warnings)
+			}
+			files, err := c.Artifacts(t.Context(), inv.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(files) != 2 || files[1].Path != ".runnel/stdout.log" || files[1].Size != size || files[1].SHA256 != flooded(t, size) {
+				t.Errorf("artifacts = %+v, want the logs, with all that was printed", files)
+			}
+			f.Verify() // and every part of them can be read
+		})
+	}
 }
