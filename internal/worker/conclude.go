@@ -92,7 +92,7 @@ func (w *Worker) conclude(ctx context.Context, d *queue.Delivery, inv contracts.
 	case j.next == again:
 		w.cfg.Log.Warn().Str("invocation_id", d.ID()).Str("kind", string(d.Kind())).Str("err", j.err).Msg("run failed for no fault of the work's: handed back")
 		return d.Retry(ctx, end, jitter(min(infraDelay<<min(d.Handed(), 10), maxInfraDelay)))
-	case retries(inv, j.status) && d.Attempt() < attempts(inv):
+	case retries(inv, j) && d.Attempt() < attempts(inv):
 		end.Counted = true
 		return d.Retry(ctx, end, retryDelay(inv.Retry, d.Attempt()))
 	}
@@ -113,10 +113,18 @@ func (w *Worker) conclude(ctx context.Context, d *queue.Delivery, inv contracts.
 	return d.Finish(ctx, r)
 }
 
-func retries(inv contracts.Invocation, s contracts.Status) bool {
-	if inv.Retry == nil {
+// named reports whether anything will name the files that a run left: its end is the last word, and it did run (E10).
+func named(d *queue.Delivery, inv contracts.Invocation, v ran) bool {
+	j := judge(inv, v.outcome, v.err)
+	return j.next == ended && j.status != contracts.StatusRejected && !(retries(inv, j) && d.Attempt() < attempts(inv))
+}
+
+// retries reports whether the work's own end is one that is tried again. What ended well, and could not be stored, is not run again.
+func retries(inv contracts.Invocation, j verdict) bool {
+	if inv.Retry == nil || j.reason == contracts.ReasonArtifacts {
 		return false
 	}
+	s := j.status
 	if len(inv.Retry.On) == 0 {
 		return s == contracts.StatusFailed
 	}

@@ -187,7 +187,7 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 	if v.err == nil && out.failed != nil {
 		v.err = out.failed
 	}
-	if !errors.Is(v.err, queue.ErrLeaseLost) && !errors.Is(v.err, runner.ErrStopped) {
+	if named(d, inv, v) {
 		w.collect(ctx, d, room, inv, log, &v)
 	}
 	return v

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,14 +182,15 @@ func TestStoreThatFills(t *testing.T) {
 		return ok()
 	})
 	logged := contracts.Invocation{Kind: contracts.KindNoop, KeepLog: true, OutputLimitBytes: 4 << 10}
+	logged.Retry = &contracts.Retry{Attempts: 3}
 	well := f.submit(logged)
-	logged.Name = "fails"
+	logged.Name, logged.Retry = "fails", nil
 	failing := f.submit(logged)
 	globs := f.submit(contracts.Invocation{Kind: contracts.KindNoop, ArtifactGlobs: []string{"*"}})
 
 	r := f.result(well)
-	if r.Status != contracts.StatusFailed || r.Reason != contracts.ReasonArtifacts || !strings.Contains(r.Error, "storage is full") || r.StdoutBytes != size || r.ArtifactCount != 0 {
-		t.Errorf("result = %s/%s %q after %d bytes, %d artifacts", r.Status, r.Reason, r.Error, r.StdoutBytes, r.ArtifactCount)
+	if r.Status != contracts.StatusFailed || r.Reason != contracts.ReasonArtifacts || !strings.Contains(r.Error, "storage is full") || r.StdoutBytes != size || r.ArtifactCount != 0 || r.Attempt != 1 {
+		t.Errorf("result of attempt %d = %s/%s %q after %d bytes, %d artifacts", r.Attempt, r.Status, r.Reason, r.Error, r.StdoutBytes, r.ArtifactCount)
 	}
 	r = f.result(failing)
 	if r.Reason != contracts.ReasonExit || r.Error != "exit 3" || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "storage is full") {
@@ -197,6 +199,39 @@ func TestStoreThatFills(t *testing.T) {
 	r = f.result(globs)
 	if r.Reason != contracts.ReasonArtifacts || !strings.Contains(r.Error, "storage is full") || !strings.Contains(r.Error, "raise the bucket's limit") {
 		t.Errorf("result = %s/%s %q", r.Status, r.Reason, r.Error)
+	}
+}
+
+// counted are files that count what is collected.
+type counted struct {
+	*artifacts.Store
+	n *atomic.Int32
+}
+
+func (c counted) Collect(ctx context.Context, root string, also ...artifacts.Also) (artifacts.Collected, error) {
+	c.n.Add(1)
+	return c.Store.Collect(ctx, root, also...)
+}
+
+// Files are stored of the run that counts alone: nothing names those of an attempt that is tried again, and what was rejected left none.
+func TestFilesOfTheRunThatCounts(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	s := counted{f.files(artifacts.Config{}), new(atomic.Int32)}
+	f.serve(s, func(_ context.Context, job runner.Job, out runner.Sink) (contracts.Outcome, error) {
+		if job.Name == "rejected" {
+			return contracts.Outcome{}, runner.Reject(contracts.ReasonNotAllowed, "no")
+		}
+		fmt.Fprint(out.Stream(contracts.Stdout, ""), job.Attempt)
+		return contracts.Outcome{Status: contracts.StatusFailed, Reason: contracts.ReasonExit}, nil
+	})
+	r := f.result(f.submit(contracts.Invocation{Kind: contracts.KindNoop, KeepLog: true, Retry: &contracts.Retry{Attempts: 3, DelaySeconds: 0.01}}))
+	if got := f.contents(s.Store, r); r.Attempt != 3 || got[".runnel/stdout.log"] != "3" || s.n.Load() != 1 {
+		t.Errorf("after attempt %d files were collected %d times, and the log is %q", r.Attempt, s.n.Load(), got)
+	}
+	r = f.result(f.submit(contracts.Invocation{Kind: contracts.KindNoop, KeepLog: true, Name: "rejected"}))
+	if r.Status != contracts.StatusRejected || r.ArtifactCount != 0 || s.n.Load() != 1 {
+		t.Errorf("result = %s with %d artifacts", r.Status, r.ArtifactCount)
 	}
 }
 
