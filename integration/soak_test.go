@@ -270,6 +270,9 @@ func TestClusterSoak(t *testing.T) {
 func soakServers(t *testing.T, fault string, nodes, short int, points []crashPoint) {
 	f := fleet.Start(t, fleet.Config{Nodes: nodes})
 	n := rounds(t, short)
+	if nodes > 1 {
+		n = max(1, n/5) // each round waits for an election, and for three servers to be level again
+	}
 	for round := range n {
 		for point, p := range crashPoints {
 			if !slices.Contains(points, p) {
