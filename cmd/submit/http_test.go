@@ -110,3 +110,47 @@ func TestHTTPEmbedded(t *testing.T) {
 		t.Errorf("got %s, want it refused", got)
 	}
 }
+
+// In RxP the exit code of http is the status of the answer (E29); what breaks a rule is rejected before anything is sent (E26, E33).
+func TestRxPOfHTTP(t *testing.T) {
+	a, s := newAccount(t), echo(t)
+	a.dir = a.home
+	a.dev("127.0.0.1:0", "--http-allow", "127.0.0.0/8")
+	polls := map[string]string{
+		"http.url": s.URL + "/runs", "http.poll_url_template": s.URL + "/runs/{run_id}", "http.poll_run_id_path": "id", "http.poll_status_path": "state",
+		"http.poll_terminal_states": "completed",
+	}
+	for name, c := range map[string]struct {
+		kind     string
+		metadata map[string]string
+		status   string
+		code     int64 // -1 is null
+		says     string
+	}{
+		"200":          {"http", map[string]string{"http.url": s.URL + "/"}, "succeeded", 200, ""},
+		"503":          {"http", map[string]string{"http.url": s.URL + "/503"}, "failed", 503, "HTTP 503: not now"},
+		"nobody":       {"http", map[string]string{"http.url": "http://127.0.0.1:1/"}, "failed", 1, "http error: "},
+		"no url":       {"http", nil, "rejected", -1, "is missing"},
+		"async":        {"http_async", polls, "succeeded", 0, ""},
+		"async, empty": {"http_async", map[string]string{"http.url": s.URL}, "rejected", -1, "http.poll_url_template"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.metadata == nil {
+				c.metadata = map[string]string{}
+			}
+			id := strings.NewReplacer(" ", "", ",", "").Replace(name)
+			r := a.result(a.rxp(asked{"invocation_id": id, "runtime_kind": c.kind, "command": []string{"unused"}, "metadata": c.metadata}))
+			code := int64(-1)
+			if r.ExitCode != nil {
+				code = *r.ExitCode
+			}
+			said := ""
+			if r.ErrorSummary != nil {
+				said = *r.ErrorSummary
+			}
+			if string(r.Status) != c.status || code != c.code || !strings.Contains(said, c.says) {
+				t.Errorf("%s, exit code %d, %q; want %s, %d, %q", r.Status, code, said, c.status, c.code, c.says)
+			}
+		})
+	}
+}
