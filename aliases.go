@@ -72,6 +72,8 @@ type (
 	CancelReport = queue.CancelReport
 	// Drift is a setting of a stream that exists and differs from what Runnel would create.
 	Drift = queue.Drift
+	// Inspection is what a look at one stream found.
+	Inspection = queue.Inspection
 
 	// ValidationError lists every rule that an invocation breaks.
 	ValidationError = contracts.ValidationError

@@ -56,6 +56,12 @@ func (c *Client) Ensure(ctx context.Context) ([]Drift, error) {
 	return queue.Ensure(ctx, c.js, c.topo)
 }
 
+// Inspect looks at every stream of the fleet and changes none. In each that takes invocations, answers or dead letters it stores a
+// message that is nobody's, and removes it again, if this user may.
+func (c *Client) Inspect(ctx context.Context) []Inspection {
+	return queue.Inspect(ctx, c.js, c.topo, c.Tenant())
+}
+
 // SubmitAll hands in every invocation of a sequence, up to 256 at once, and yields a receipt or an error for each, in
 // the order of the sequence. An error concerns its own invocation, whose id is in the receipt, and the rest goes on.
 // It ends with the sequence, or when the caller stops ranging; when ctx ends, the last pair is its cause.

@@ -573,3 +573,29 @@ func ExampleValidID() {
 	fmt.Println(runnel.ValidID(runnel.NewID()), runnel.ValidID("../x"), runnel.ValidName("My Tenant"))
 	// Output: true false false
 }
+
+func ExampleClient_Inspect() {
+	ctx := context.Background()
+	node, err := embedded.Start(ctx, embedded.Config{NoWorker: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close(ctx)
+	nc, err := node.Connect(runnel.ConnectOptions("inspect")...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	client, err := runnel.New(nc)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, stream := range client.Inspect(ctx) {
+		fmt.Println(stream.Stream, stream.Messages, stream.Err, stream.Write)
+	}
+	// Output:
+	// RUNNEL_INVOKE 0 <nil> <nil>
+	// RUNNEL_REPLY 0 <nil> <nil>
+	// RUNNEL_DEAD 0 <nil> <nil>
+	// KV_RUNNEL_WORKERS 0 <nil> <nil>
+}

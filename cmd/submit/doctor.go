@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,7 +23,11 @@ func newDoctor(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at the server, its streams, the workers and the clock, and say what is wrong",
-		Args:  cobra.NoArgs,
+		Long: `doctor looks at the server and its version, at every stream with a test write that it removes
+again, at the clock, at what the streams may take of the account's storage, and at the
+workers. Each is a line: ok, warn or fail, and what to do. It exits with 1 if one fails.
+How a worker's commands are ended on its machine "worker doctor" says.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, done := leaving(cmd.Context())
 			defer done()
@@ -39,25 +44,37 @@ func newDoctor(a *app) *cobra.Command {
 // finding is one thing that doctor looked at.
 type finding struct {
 	What    string `json:"what"`
+	State   string `json:"state"` // ok, warn, or fail: something does not work
 	Found   string `json:"found,omitempty"`
 	Problem string `json:"problem,omitempty"`
-	Next    string `json:"next,omitempty"`
+	Next    string `json:"next,omitempty"` // what to do
+}
+
+func (f finding) fail(problem, next string) finding {
+	f.State, f.Problem, f.Next = "fail", problem, next
+	return f
+}
+
+func (f finding) warn(problem, next string) finding {
+	f.State, f.Problem, f.Next = "warn", problem, next
+	return f
 }
 
 func (a *app) examine(ctx context.Context, s *session) error {
-	findings := []finding{lookAtServer(s)}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	streams := a.lookAtStreams(ctx, s)
-	findings = append(findings, streams...)
-	if streams[0].Problem == "" {
-		findings = append(findings, a.lookAtWorkers(ctx, s))
-	}
-	problems := 0
+	findings := []finding{lookAtServer(s)}
+	findings = append(findings, lookAtStreams(ctx, s)...)
+	findings = append(findings, a.lookAtStorage(ctx, s)...)
+	findings = append(findings, a.lookAtWorkers(ctx, s))
+	failed := 0
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	for _, f := range findings {
-		if f.Problem != "" {
-			problems++
+		if f.State == "" {
+			f.State = "ok"
+		}
+		if f.State == "fail" {
+			failed++
 		}
 		if a.json {
 			if err := a.object(f); err != nil {
@@ -65,20 +82,19 @@ func (a *app) examine(ctx context.Context, s *session) error {
 			}
 			continue
 		}
-		text := f.Found
-		if f.Problem != "" {
-			text = strings.TrimSpace(text + " PROBLEM: " + oneLine(f.Problem))
-			if f.Next != "" {
-				text += ": " + f.Next
+		parts := make([]string, 0, 3)
+		for _, part := range []string{f.Found, oneLine(f.Problem), f.Next} {
+			if part != "" {
+				parts = append(parts, part)
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\n", f.What, text)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.State, f.What, strings.Join(parts, ": "))
 	}
 	if err := w.Flush(); err != nil {
 		return broken(err)
 	}
-	if problems > 0 {
-		return fmt.Errorf("doctor: %d of these are problems", problems)
+	if failed > 0 {
+		return &exitError{code: 1, text: fmt.Sprintf("doctor: %d of these fail", failed)}
 	}
 	return nil
 }
@@ -87,68 +103,181 @@ func lookAtServer(s *session) finding {
 	f := finding{What: "server"}
 	rtt, err := s.nc.RTT()
 	if err != nil {
-		f.Problem = err.Error()
-		return f
+		return f.fail(err.Error(), "see whether it runs, and whether the way to it is clear")
 	}
-	f.Found = fmt.Sprintf("%s, version %s, answers in %s", s.server, s.nc.ConnectedServerVersion(), rtt.Round(time.Microsecond))
+	version := s.nc.ConnectedServerVersion()
+	f.Found = fmt.Sprintf("%s, version %s, answers in %s", s.server, version, rtt.Round(time.Microsecond))
+	if older(version, leastServer) {
+		return f.fail("it is too old: what is stored is read in batches, which came with "+leastServer, "update it")
+	}
 	return f
 }
 
-// lookAtStreams looks at every stream of the fleet, and at the clock, whose time the answers carry.
-func (a *app) lookAtStreams(ctx context.Context, s *session) []finding {
-	js, err := jetstream.New(s.nc)
-	if err != nil {
-		return []finding{{What: "streams", Problem: err.Error()}}
+// leastServer is the oldest version of NATS that has direct gets of many messages.
+const leastServer = "2.11.0"
+
+// older compares versions by their numbers. One that is not understood is not older.
+func older(version, than string) bool {
+	var v, t [3]int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 2 {
+		return false
 	}
-	upper := strings.ToUpper(a.prefix)
+	_, _ = fmt.Sscanf(than, "%d.%d.%d", &t[0], &t[1], &t[2])
+	return slices.Compare(v[:], t[:]) < 0
+}
+
+// lookAtStreams looks at every stream of the fleet, with a test write to each.
+func lookAtStreams(ctx context.Context, s *session) []finding {
 	var all []finding
-	var clock *finding
-	for _, name := range []string{upper + "_INVOKE", upper + "_REPLY", upper + "_DEAD", "KV_" + upper + "_WORKERS"} {
-		f := finding{What: "stream " + name}
-		before := time.Now()
-		stream, err := js.Stream(ctx, name)
-		after := time.Now()
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			f.Problem, f.Next = "it is not there", "`submit init` or the first worker makes it"
-		case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-			return append(all, finding{What: "streams", Problem: err.Error(), Next: "start the server with JetStream (nats-server -js), or choose an account that has it"})
-		case err != nil:
-			f.Problem = err.Error()
-		default:
-			info := stream.CachedInfo()
-			f.Found = fmt.Sprintf("%d messages, %d bytes of %d, on %d servers", info.State.Msgs, info.State.Bytes, info.Config.MaxBytes, info.Config.Replicas)
-			if info.Config.MaxBytes > 0 && int64(info.State.Bytes) > info.Config.MaxBytes/10*9 {
-				f.Problem, f.Next = "it is more than nine tenths full", "raise its size"
-			}
-			if clock == nil && !info.TimeStamp.IsZero() {
-				clock = lookAtClock(info.TimeStamp, before, after)
-			}
-		}
-		all = append(all, f)
-	}
-	if clock != nil {
-		all = append(all, *clock)
+	for _, i := range s.Inspect(ctx) {
+		all = append(all, lookAtStream(i))
 	}
 	return all
 }
 
-func lookAtClock(server, before, after time.Time) *finding {
-	offset := server.Sub(before.Add(after.Sub(before) / 2))
-	f := &finding{What: "clock", Found: fmt.Sprintf("the server's is %s ahead of this one, give or take %s",
-		offset.Round(time.Microsecond), (after.Sub(before) / 2).Round(time.Microsecond))}
-	if offset.Abs() > clockDoubt {
-		f.Problem, f.Next = "they are too far apart", "set one by the other (NTP)"
+func lookAtStream(i runnel.Inspection) finding {
+	f := finding{What: "stream " + i.Stream}
+	switch {
+	case errors.Is(i.Err, runnel.ErrNoStream):
+		return f.fail("it is not there", "`submit init` or the first worker makes it")
+	case errors.Is(i.Err, runnel.ErrDenied):
+		return f.warn(i.Err.Error(), "ask again as a user who may see the streams")
+	case i.Err != nil && i.Replicas > 0:
+		return f.fail(i.Err.Error(), "change it back, or use another --prefix: jobs can be lost or run twice")
+	case i.Err != nil:
+		return f.fail(i.Err.Error(), "see whether its servers run")
+	}
+	f.Found = fmt.Sprintf("%d messages, %s of %s, on %s", i.Messages, size(int64(i.Bytes)), size(i.MaxBytes), plural(i.Replicas, "server"))
+	full := i.MaxBytes > 0 && int64(i.Bytes) > i.MaxBytes/10*9
+	switch {
+	case errors.Is(i.Write, runnel.ErrDenied):
+		// A submitter may not: it is the streams that are looked at, and not his rights.
+		f.Found += "; no test write, which this user may not"
+	case errors.Is(i.Write, runnel.ErrFull) && !full:
+		return f.fail(i.Write.Error(), "free space on the server's disk; if there is some, restart the server: a stream stays dead after a full disk")
+	case errors.Is(i.Write, runnel.ErrFull):
+		return f.fail(i.Write.Error(), "raise its max_bytes, or wait until something ages out")
+	case i.Write != nil:
+		return f.fail(i.Write.Error(), "see the server's log; if it names no reason, restart the server")
+	}
+	if full {
+		return f.warn("more than nine tenths full", "raise its max_bytes")
+	}
+	if len(i.Drift) > 0 {
+		var drift []string
+		for _, d := range i.Drift {
+			drift = append(drift, fmt.Sprintf("%s is %s, not %s", d.Setting, d.Have, d.Want))
+		}
+		return f.warn(strings.Join(drift, "; "), "right if somebody meant it so")
 	}
 	return f
+}
+
+// lookAtStorage adds up what the streams and buckets may take, and looks at the clock, whose time the answers carry.
+func (a *app) lookAtStorage(ctx context.Context, s *session) []finding {
+	f := finding{What: "storage"}
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return []finding{f.fail(err.Error(), "")}
+	}
+	var all []finding
+	name := strings.ToUpper(a.prefix) + "_REPLY"
+	before := time.Now()
+	stream, err := js.Stream(ctx, name)
+	if err == nil && !stream.CachedInfo().TimeStamp.IsZero() {
+		all = append(all, lookAtClock(stream.CachedInfo().TimeStamp, before, time.Now()))
+	}
+	account, err := js.AccountInfo(ctx)
+	if err != nil {
+		return append(all, f.warn("this user may not ask what the account has: "+err.Error(), "ask again as one who may"))
+	}
+	var promised int64
+	unbounded := 0
+	list := js.ListStreams(ctx)
+	for info := range list.Info() {
+		if info.Config.Storage != jetstream.FileStorage {
+			continue
+		}
+		if info.Config.MaxBytes <= 0 {
+			unbounded++
+			continue
+		}
+		promised += info.Config.MaxBytes * int64(max(info.Config.Replicas, 1))
+	}
+	if err := list.Err(); err != nil {
+		return append(all, f.warn("this user may not list the streams: "+err.Error(), "ask again as one who may"))
+	}
+	return append(all, weighStorage(f, account.Tier, promised, unbounded))
+}
+
+// leastFree is how much should be left to buckets that reserve nothing.
+const leastFree = 1 << 30
+
+func weighStorage(f finding, account jetstream.Tier, promised int64, unbounded int) finding {
+	limit := account.Limits.MaxStore
+	f.Found = fmt.Sprintf("%s in use, %s promised to streams with a bound, %s without one", size(int64(account.Store)), size(promised), plural(unbounded, "stream"))
+	if limit <= 0 {
+		f.Found += "; the account has no limit, so the server's disk is it"
+		return f
+	}
+	f.Found += ", of the account's " + size(limit)
+	switch {
+	case int64(account.Store) > limit/10*9:
+		return f.fail("more than nine tenths of the account's storage is in use", "raise its limit, or shorten how long things are kept")
+	case promised > limit:
+		return f.warn("the streams may take more than the account has", "raise its limit, or lower their max_bytes")
+	case unbounded > 0 && limit-promised < leastFree:
+		return f.warn(fmt.Sprintf("only %s is left to the streams without a bound, where files are kept", size(max(limit-promised, 0))), "raise the account's limit, or lower the max_bytes of the others")
+	}
+	return f
+}
+
+func lookAtClock(server, before, after time.Time) finding {
+	doubt := after.Sub(before) / 2
+	offset := server.Sub(before.Add(doubt))
+	f := finding{What: "clock"}
+	within := doubt.Round(time.Microsecond)
+	switch {
+	case offset.Abs() <= doubt:
+		f.Found = fmt.Sprintf("in step with the server's, give or take %s", within)
+	case offset > 0:
+		f.Found = fmt.Sprintf("%s behind the server's, give or take %s", offset.Round(time.Microsecond), within)
+	default:
+		f.Found = fmt.Sprintf("%s ahead of the server's, give or take %s", (-offset).Round(time.Microsecond), within)
+	}
+	if offset.Abs()-doubt > clockDoubt {
+		return f.warn("they are too far apart: times that are shown do not fit together", "set one by the other (NTP)")
+	}
+	return f
+}
+
+// size says a number of bytes; a bound that is none is said so.
+func size(bytes int64) string {
+	switch {
+	case bytes < 0:
+		return "any size"
+	case bytes < 10<<10:
+		return fmt.Sprintf("%d bytes", bytes)
+	case bytes < 10<<20:
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	case bytes < 10<<30:
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
+	return fmt.Sprintf("%d GiB", bytes>>30)
+}
+
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func (a *app) lookAtWorkers(ctx context.Context, s *session) finding {
 	f := finding{What: "workers"}
 	workers, err := s.Workers(ctx)
 	if err != nil {
-		f.Problem = err.Error()
-		return f
+		return f.fail(err.Error(), "")
 	}
 	slots, busy := 0, 0
 	kinds := map[runnel.Kind]int{}
@@ -159,8 +288,7 @@ func (a *app) lookAtWorkers(ctx context.Context, s *session) finding {
 		}
 	}
 	if len(workers) == 0 {
-		f.Problem, f.Next = "there are none", "`worker start` starts one"
-		return f
+		return f.warn("there are none: what is submitted waits", "`worker start` starts one")
 	}
 	f.Found = fmt.Sprintf("%d with %d slots, %d busy; kinds:", len(workers), slots, busy)
 	for _, k := range sortedKeys(kinds) {
