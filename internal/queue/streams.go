@@ -29,6 +29,9 @@ const (
 	// The least that a server takes. We send no Nats-Msg-Id (it is stream-wide: a stranger's equal
 	// id would swallow a job); who sends one by hand is forgotten as soon as can be.
 	duplicatesWindow = 100 * time.Millisecond
+	// Three for each kind that a pool serves. Where a stream does not say, a server of today allows 1,000, which
+	// some forty pools use up, and it cannot be changed later.
+	maxConsumers = 16384
 
 	ackWait    = 10 * time.Second
 	maxWaiting = 16384 // 512 by default, fixed once created, and pulls beyond it are dropped in silence
@@ -111,6 +114,7 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 	}
 	invoke := fenced(t.InvokeStream(), "invocations that wait or run", or(t.InvokeMaxBytes, DefaultInvokeMaxBytes), invokes...)
 	invoke.Retention = jetstream.WorkQueuePolicy
+	invoke.MaxConsumers = maxConsumers
 
 	reply := fenced(t.ReplyStream(), "output, starts, ends and results", or(t.ReplyMaxBytes, DefaultReplyMaxBytes),
 		p+".reply.*.*.result", p+".reply.*.*.*.*")
