@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -296,7 +297,17 @@ func (l *Log) Seal(ctx context.Context) (kept []contracts.Artifact, warnings []s
 	if over {
 		return nil, []string{fmt.Sprintf("the log is left out: it is %d bytes, and a run may leave %d", size, l.most)}, nil
 	}
-	if err := l.try(ctx, l.renew); err != nil {
+	var blobs []string
+	err = l.try(ctx, func(ctx context.Context) error {
+		if err := l.renew(ctx); err != nil {
+			return err
+		}
+		// Hours may lie between a part and the result that names it: whoever deleted the bucket meanwhile is found out here.
+		blobs = l.blobs()
+		_, err := l.b.find(ctx, blobs)
+		return err
+	})
+	if err != nil {
 		return nil, nil, fmt.Errorf("log: %w", err)
 	}
 	for _, s := range streams {
@@ -309,6 +320,19 @@ func (l *Log) Seal(ctx context.Context) (kept []contracts.Artifact, warnings []s
 		kept = append(kept, a)
 	}
 	return kept, nil, nil
+}
+
+// blobs names the parts, each once.
+func (l *Log) blobs() (names []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.streams {
+		for _, seg := range s.segs {
+			names = append(names, seg.Blob)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Close ends what is under way. What was stored and is named by nobody ages out.

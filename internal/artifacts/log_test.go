@@ -139,6 +139,51 @@ func TestLogThatFails(t *testing.T) {
 	}
 }
 
+// A bucket that is deleted before the first part is made anew; one that is deleted with parts of the log fails it.
+func TestLogOfADeletedBucket(t *testing.T) {
+	t.Parallel()
+	s, js := open(t, artifacts.Config{})
+	bucket := artifacts.Config{}.ArtifactBucket()
+	if _, err := s.Collect(t.Context(), write(t, map[string]entry{"x": {0o600, "x"}})); err != nil { // which has it looked up
+		t.Fatal(err)
+	}
+	if err := js.DeleteObjectStore(t.Context(), bucket); err != nil {
+		t.Fatal(err)
+	}
+	twice := func(ctx context.Context, store func(context.Context) error) error {
+		if store(ctx) == nil {
+			return nil
+		}
+		return store(ctx)
+	}
+	l := s.OpenLog(t.Context(), twice)
+	defer l.Close()
+	l.Stream("out").Write(content(100))
+	if kept, _, err := l.Seal(t.Context()); err != nil || len(kept) != 1 {
+		t.Fatalf("Seal() = %d artifacts, %v; want one", len(kept), err)
+	}
+
+	l2 := s.OpenLog(t.Context(), twice)
+	defer l2.Close()
+	l2.Stream("out").Write(content(1<<20 + 1))
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if o, err := js.ObjectStore(t.Context(), bucket); err == nil {
+			if list, _ := o.List(t.Context()); len(list) == 2 {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the first part is not stored")
+		}
+	}
+	if err := js.DeleteObjectStore(t.Context(), bucket); err != nil {
+		t.Fatal(err)
+	}
+	if kept, _, err := l2.Seal(t.Context()); !errors.Is(err, artifacts.ErrNoBlob) && !errors.Is(err, artifacts.ErrNoBucket) {
+		t.Errorf("Seal() = %d artifacts, %v; want that a part is gone", len(kept), err)
+	}
+}
+
 func TestLogEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, artifacts.Config{})

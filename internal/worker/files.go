@@ -47,7 +47,7 @@ func tries(ctx context.Context, store func(context.Context) error) (err error) {
 		once, cancel := context.WithTimeout(ctx, lastWords)
 		err = store(once)
 		cancel()
-		if err == nil || errors.Is(err, artifacts.ErrDenied) { // which stays denied
+		if err == nil || errors.Is(err, artifacts.ErrDenied) || errors.Is(err, artifacts.ErrNoBlob) { // what is denied, or gone, stays so
 			return err
 		}
 	}
