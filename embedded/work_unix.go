@@ -90,7 +90,7 @@ func (cfg WorkerConfig) runners() standard.Config {
 		WorkRoot: cfg.WorkDir, AllowWorkdir: cfg.AllowWorkdir, PassEnv: cfg.PassEnv, DenyEnv: cfg.DenyEnv, Ladder: cfg.Ladder,
 		Containers: standard.Containers(cfg.Containers),
 		Web: web.Config{
-			Allow: cfg.HTTP.Allow, Deny: cfg.HTTP.Deny, Only: cfg.HTTP.Only, CAFile: cfg.HTTP.CAFile,
+			Allow: cfg.HTTP.Allow, Deny: cfg.HTTP.Deny, Only: cfg.HTTP.Only, CAFile: cfg.HTTP.CAFile, Proxy: cfg.HTTP.Proxy,
 			SecretsDir: cfg.HTTP.SecretsDir, SecretsFile: cfg.HTTP.SecretsFile, SecretsEnv: cfg.HTTP.SecretsEnv,
 		},
 	}

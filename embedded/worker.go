@@ -69,6 +69,9 @@ type HTTPConfig struct {
 	Only []string
 	// CAFile has certificates (PEM) that are trusted besides those of the system.
 	CAFile string
+	// Proxy is the URL of a proxy that every request goes through; "" is none, whatever the environment says. Names are still
+	// looked up and judged by the worker, but it is the proxy that connects: it has to hold the policy too.
+	Proxy string
 	// SecretsDir has a file for each secret, SecretsFile a line NAME=value; SecretsEnv begins the names of variables,
 	// which no work is passed. They are asked in this order.
 	SecretsDir, SecretsFile, SecretsEnv string

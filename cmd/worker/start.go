@@ -43,6 +43,7 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&c.HTTP.Deny, "http-deny", nil, "let no request go to a `NETWORK` or host (repeatable)")
 	fs.StringArrayVar(&c.HTTP.Only, "http-only", nil, "let requests go to a `HOST` and below it only (repeatable)")
 	fs.StringVar(&c.HTTP.CAFile, "http-ca", "", "trust the certificates in `FILE` (PEM) besides the system's")
+	fs.StringVar(&c.HTTP.Proxy, "http-proxy", "", "send requests through the proxy at `URL`; that of the environment is not used")
 	fs.StringVar(&c.HTTP.SecretsDir, "secrets-dir", "", "`DIR` with a file for each secret that requests may name")
 	fs.StringVar(&c.HTTP.SecretsFile, "secrets-file", "", "`FILE` with a line NAME=value for each secret")
 	fs.StringVar(&c.HTTP.SecretsEnv, "secrets-env", "", "take secrets from variables that begin with `PREFIX`; no work is passed them")

@@ -259,6 +259,11 @@ func redirects(code int) bool {
 
 // trip sends one request. away says that the settings do not name the URL.
 func (c *Call) trip(ctx context.Context, r Request, method string, at *url.URL, withBody, away bool) (*http.Response, error) {
+	if c.client.proxy != nil {
+		if _, err := c.client.resolve(ctx, at.Hostname()); err != nil {
+			return nil, &unsent{err}
+		}
+	}
 	var body *input
 	request := (&http.Request{Method: method, URL: at, Host: at.Host, Header: http.Header{}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1})
 	for name, values := range c.header {

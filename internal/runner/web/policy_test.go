@@ -215,6 +215,43 @@ func TestPolicyIsChecked(t *testing.T) {
 	}
 }
 
+// A proxy that the operator names takes every request whose target is allowed, and no other.
+func TestProxy(t *testing.T) {
+	var asked []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.RequestURI+" "+r.Header.Get("Proxy-Authorization"))
+		io.WriteString(w, "by proxy")
+	}))
+	defer proxy.Close()
+	c, err := web.Open(web.Config{
+		Proxy:    strings.Replace(proxy.URL, "://", "://me:hunter2@", 1),
+		Resolver: &webtest.Resolver{Hosts: map[string][][]string{"a.example.com": {{"93.184.216.34"}}, "b.example.com": {{"10.0.0.1"}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if body, err := get(t, c, "http://a.example.com/x"); err != nil || body != "by proxy" {
+		t.Errorf("%q, %v", body, err)
+	}
+	for _, url := range []string{"http://b.example.com/", "http://127.0.0.1/", proxy.URL} {
+		if _, err := get(t, c, url); !errors.Is(err, runner.ErrRejected) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: error = %v, want a rejection", url, err)
+		}
+	}
+	if got := strings.Join(asked, ", "); got != "GET http://a.example.com/x Basic bWU6aHVudGVyMg==" {
+		t.Errorf("the proxy was asked %s", got)
+	}
+	for _, bad := range []string{"proxy:3128", "ftp://x", "http://", "http://me:hunter2@[::"} {
+		if c, err := web.Open(web.Config{Proxy: bad}); err == nil || strings.Contains(err.Error(), "hunter2") {
+			if c != nil {
+				c.Close()
+			}
+			t.Errorf("Open(%q) = %v", bad, err)
+		}
+	}
+}
+
 // The environment's proxy is not asked: it would look names up itself.
 func TestProxyOfTheEnvironment(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -40,6 +41,9 @@ type Config struct {
 	Only []string
 	// CAFile has certificates (PEM) that are trusted besides those of the system.
 	CAFile string
+	// Proxy is the URL of a proxy that every request goes through; "" is none, whatever the environment says. Names are still
+	// looked up and judged here, but it is the proxy that connects: it has to hold the policy too.
+	Proxy string
 	// SecretsDir has a file for each secret, SecretsFile a line NAME=value; SecretsEnv begins the names of
 	// variables. They are asked in this order, each time that one is needed.
 	SecretsDir, SecretsFile, SecretsEnv string
@@ -57,6 +61,7 @@ type Client struct {
 	cfg     Config
 	policy  policy
 	roots   *x509.CertPool
+	proxy   *url.URL
 	secrets secrets
 
 	mu         sync.Mutex
@@ -80,11 +85,20 @@ func Open(cfg Config) (*Client, error) {
 	if c.policy, err = newPolicy(cfg); err != nil {
 		return nil, err
 	}
+	if cfg.Proxy != "" {
+		if c.proxy, err = url.Parse(cfg.Proxy); err != nil || c.proxy.Scheme != "http" && c.proxy.Scheme != "https" || c.proxy.Host == "" {
+			return nil, errors.New("proxy: not a URL as http://proxy.example.com:3128") // which is not shown: it may have a password
+		}
+	}
 	if c.cfg.Resolver == nil {
 		c.cfg.Resolver = net.DefaultResolver
 	}
 	if c.cfg.Dial == nil {
-		c.cfg.Dial = (&net.Dialer{Timeout: dialTimeout, Control: c.policy.control}).DialContext
+		dialer := &net.Dialer{Timeout: dialTimeout, Control: c.policy.control}
+		if c.proxy != nil {
+			dialer.Control = nil // whom the operator named may be anywhere
+		}
+		c.cfg.Dial = dialer.DialContext
 	}
 	if cfg.CAFile != "" {
 		if c.roots, err = x509.SystemCertPool(); err != nil {
@@ -145,8 +159,8 @@ func (c *Client) transport(tenant, tlsMin string) *http.Transport {
 		t = &transport{Transport: &http.Transport{
 			DialContext:     c.dial,
 			TLSClientConfig: &tls.Config{MinVersion: version, RootCAs: c.roots},
-			// Bytes as the other side sent them; and no proxy of the worker's environment, which would be
-			// asked for names that are not checked here.
+			Proxy:           http.ProxyURL(c.proxy), // never that of the environment
+			// Bytes as the other side sent them.
 			DisableCompression:     true,
 			TLSHandshakeTimeout:    handshakeTimeout,
 			IdleConnTimeout:        idleTimeout,
@@ -165,6 +179,9 @@ func (c *Client) transport(tenant, tlsMin string) *http.Transport {
 // dial resolves, checks every address, and connects to those that it checked: a name that says something else
 // when it is asked again gains nothing.
 func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if c.proxy != nil {
+		return c.cfg.Dial(ctx, network, address) // the proxy: the target was judged before
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
