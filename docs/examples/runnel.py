@@ -122,7 +122,7 @@ def encode(doc):
 
 
 def decode(headers, body):
-    if body.lstrip()[:1] == b"{" or headers.get("content-type") == "application/json":
+    if body.lstrip()[:1] == b"{" or headers.get("content-type") == "application/json" or not msgpack:
         return json.loads(body)
     return msgpack.unpackb(body)
 
@@ -255,8 +255,8 @@ class Task:
                     return
                 raise Told(doc["type"] + " " + doc.get("reason", ""))
             elif m and m[0].split(".")[1:2] == ["manual"]:
-                other = Task(self.nats, m[1], decode(m[2], m[3]))
-                other.say("declined", text="busy")  # one at a time
+                if other := requested(self.nats, m):
+                    other.say("declined", text="busy")  # one at a time
             if time.monotonic() >= self.spoke + self.request["heartbeat_seconds"] / 2:
                 self.say("heartbeat")
             if time.monotonic() >= until:
@@ -309,6 +309,17 @@ def work(task):
         task.end("rejected", error_summary=f"no such command: {command[0]}")
 
 
+def requested(nats, m):
+    """The task of a request, or None if it is not one: anybody may publish to the subject."""
+    try:
+        request = decode(m[2], m[3])
+        if m[1] and request["invocation"]["invocation_id"] and request["run"] and request["heartbeat_seconds"] > 0 and request["window"] > 0:
+            return Task(nats, m[1], request)
+    except Exception as e:
+        print("runnel.py: not a request:", e, file=sys.stderr)
+    return None
+
+
 def respond(nats, name):
     nats.subscribe(f"runnel.manual.{name}", "runnel")
     nats.request("$JS.API.INFO", b"")  # the answer comes after the subscription
@@ -317,7 +328,9 @@ def respond(nats, name):
         m = nats.next()
         if m[0] != f"runnel.manual.{name}":
             continue
-        task = Task(nats, m[1], decode(m[2], m[3]))
+        task = requested(nats, m)
+        if task is None:
+            continue
         task.say("accepted")
         try:
             work(task)

@@ -137,7 +137,8 @@ quote() { # text, as JSON
 command=
 for word in "$@"; do command=$command${command:+,}$(quote "$word"); done
 invocation="{\"invocation_id\":\"$id\",\"runtime_kind\":\"subprocess\",\"command\":[$command]}"
-until request "runnel.invoke.subprocess.default.normal.0.default.$id" "$invocation" && [[ $body == *'"seq"'* || $body == *'maximum messages per subject'* ]]; do
+accepted() { [[ $body == *'"seq"'* && $body != *'"error"'* || $body == *'maximum messages per subject'* ]]; } # by then it is ours: the id is random
+until request "runnel.invoke.subprocess.default.normal.0.default.$id" "$invocation" && accepted; do
   [[ $head == *' 503'* ]] && fail "the queue is not set up on this server"
   [[ $body == *'"error"'* && $body != *10077* ]] && fail "$body"
   sleep 1 # full, or no answer: again under the same id

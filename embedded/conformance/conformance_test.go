@@ -1,0 +1,147 @@
+//go:build unix
+
+package conformance_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/runnel-project/runnel/embedded/conformance"
+)
+
+// A test binary that is started with this is a twin, with the fault that it names.
+const twinEnv = "CONFORMANCE_TWIN"
+
+func TestMain(m *testing.M) {
+	if text, ok := os.LookupEnv(twinEnv); ok {
+		part, fault, _ := strings.Cut(text, ":")
+		if part == "producer" {
+			os.Exit(producerTwin(fault, os.Args[1:]))
+		}
+		os.Exit(responderTwin(fault, "conformance"))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+type kitFunc = func(context.Context, conformance.Config, func(conformance.Check)) error
+
+// run checks a program, and returns the rules that it breaks and those that there are.
+func run(t *testing.T, kit kitFunc, cfg conformance.Config) (broken map[string]error, all []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	broken = map[string]error{}
+	err := kit(ctx, cfg, func(c conformance.Check) {
+		all = append(all, c.Rule)
+		if c.Err != nil {
+			broken[c.Rule] = c.Err
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return broken, all
+}
+
+// twin is this test binary with a fault; env sets it before the program.
+func twin(t *testing.T, part, fault string) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"env", twinEnv + "=" + part + ":" + fault, "GORACE=atexit_sleep_ms=0", self}
+}
+
+// A twin without a fault keeps every rule, and one for each rule breaks that.
+func TestTwins(t *testing.T) {
+	for part, kit := range map[string]kitFunc{"producer": conformance.Producer, "responder": conformance.Responder} {
+		t.Run(part, func(t *testing.T) {
+			t.Parallel()
+			broken, all := run(t, kit, conformance.Config{Command: twin(t, part, "none"), Stderr: t.Output()})
+			if len(broken) > 0 || len(all) < 10 {
+				t.Fatalf("a right program of %d rules breaks %v", len(all), broken)
+			}
+			for _, rule := range all {
+				t.Run(rule, func(t *testing.T) {
+					t.Parallel()
+					broken, _ := run(t, kit, conformance.Config{
+						Command: twin(t, part, rule), Rules: []string{rule}, Patience: 3 * time.Second,
+					})
+					if broken[rule] == nil {
+						t.Errorf("a program that breaks it passes")
+					}
+					t.Logf("%v", broken[rule])
+				})
+			}
+		})
+	}
+}
+
+// The programs of docs/examples keep every rule.
+func TestExamples(t *testing.T) {
+	example := func(name string) string {
+		path, err := filepath.Abs("../../docs/examples/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, test := range map[string]struct {
+		kit     kitFunc
+		command []string
+	}{
+		"python":           {conformance.Producer, []string{"python3", example("runnel.py"), "submit"}},
+		"shell":            {conformance.Producer, []string{"bash", example("runnel.sh")}},
+		"node":             {conformance.Producer, []string{"node", example("runnel.mjs")}},
+		"python responder": {conformance.Responder, []string{"python3", example("runnel.py"), "respond", "conformance"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := exec.LookPath(test.command[0]); err != nil {
+				t.Skipf("no %s on this machine", test.command[0])
+			}
+			broken, all := run(t, test.kit, conformance.Config{Command: test.command, Patience: time.Minute, Stderr: t.Output()})
+			for rule, err := range broken {
+				t.Errorf("%s: %v", rule, err)
+			}
+			if len(all) < 10 {
+				t.Errorf("only %v are checked", all)
+			}
+		})
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	tell := func(conformance.Check) { t.Error("a rule is judged") }
+	for name, cfg := range map[string]conformance.Config{
+		"no program":      {},
+		"no such program": {Command: []string{filepath.Join(t.TempDir(), "none")}},
+		"no such rule":    {Command: []string{"true"}, Rules: []string{"none"}},
+		"ends at once":    {Command: []string{"true"}},
+	} {
+		if err := conformance.Responder(t.Context(), cfg, tell); err == nil {
+			t.Errorf("%s: Responder() is no error", name)
+		}
+	}
+	if err := conformance.Producer(t.Context(), conformance.Config{Command: []string{"true"}, Rules: []string{"none"}}, tell); err == nil {
+		t.Error("Producer() of a rule that there is not is no error")
+	}
+	var rules []string
+	err := conformance.Producer(t.Context(), conformance.Config{Command: []string{"true"}, Patience: 100 * time.Millisecond}, func(c conformance.Check) {
+		if c.Err != nil {
+			rules = append(rules, c.Rule)
+		}
+	})
+	if err != nil || !slices.Contains(rules, "subject") || len(rules) < 10 {
+		t.Errorf("Producer() of a program that does nothing = %v, and breaks %v", err, rules)
+	}
+}
