@@ -154,7 +154,7 @@ type Presence struct {
 
 // Outcome is how the work ended: all that a runner says.
 type Outcome struct {
-	// Status is succeeded or failed.
+	// Status is succeeded or failed; timed_out where the runner keeps a clock of its own (idle_timeout).
 	Status   Status
 	Reason   Reason
 	ExitCode *int
