@@ -184,3 +184,39 @@ func TestNoteIsBounded(t *testing.T) {
 		t.Errorf("result = %+v", r)
 	}
 }
+
+// A chunk that is stored although one before it is not counts for nothing, nor does its note.
+func TestResumeBeforeAGap(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	const id, lost = "gap", "aaaaaaaa"
+	now := time.Now().UTC()
+	put := func(subject string, doc any) {
+		t.Helper()
+		data, err := contracts.Encode(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.reply.Put(t.Context(), subject, nil, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := f.topo.Names()
+	put(names.Start("default", id, lost), contracts.Start{Run: lost, Attempt: 1, Worker: "gone", At: now, Digest: strings.Repeat("0", 64)})
+	piece := func(text string) []contracts.Piece {
+		return []contracts.Piece{{Stream: contracts.Stdout, Data: []byte(text)}}
+	}
+	put(names.Chunk("default", id, lost, 1), contracts.Chunk{N: 1, At: now, Pieces: piece("one "), State: []byte("1"), StateBytes: 4})
+	put(names.Chunk("default", id, lost, 3), contracts.Chunk{N: 3, At: now, Pieces: piece("three "), State: []byte("3"), StateBytes: 14})
+	f.worker(worker.Config{Registry: counting(func(ctx context.Context, run int, job runner.Job, out runner.Keeper) (contracts.Outcome, error) {
+		if run == 1 { // taken for new: nobody looked at what is stored
+			return contracts.Outcome{}, errDisk
+		}
+		fmt.Fprintf(out.Stream(contracts.Stdout, ""), "on from %s", job.Resume)
+		return ok()
+	})})
+	r := f.result(f.submit(contracts.Invocation{ID: id, Kind: contracts.KindNoop}))
+	if got := f.shown(r, contracts.Stdout); r.Status != contracts.StatusSucceeded || got != "one on from 1" {
+		t.Errorf("output = %q of %+v", got, r)
+	}
+}
