@@ -80,6 +80,9 @@ func Capabilities(cfg WorkerConfig) (map[string]string, error) {
 	able := map[string]string{}
 	for _, kind := range registry.Kinds() {
 		able[string(kind)] = "yes"
+		if !registry.Serves(kind) {
+			able[string(kind)] = "not now"
+		}
 	}
 	maps.Copy(able, registry.Capabilities())
 	return able, registry.Close()

@@ -151,6 +151,8 @@ func setVariable(inv *runnel.Invocation, item string) error {
 // mayLeave says why a command that is to leave at once cannot.
 func (a *app) mayLeave(command string, f runFlags) error {
 	switch {
+	case a.embedded && f.container.image != "":
+		return errors.New("--image with --embedded: only Runnel's own worker runs containers: start `worker dev` and leave out --embedded")
 	case f.detach && a.embedded:
 		return fmt.Errorf("%s --embedded: the worker ends with this process, so nothing would be left to run it: leave that out, or start `worker dev` and leave out --embedded", command)
 	case f.detach && f.folder != "":

@@ -36,10 +36,13 @@ func newOwner(dir string) (*owner, error) {
 		return nil, err
 	}
 	o := &owner{name: contracts.NewRun(), host: thisHost()}
-	o.path = filepath.Join(dir, ".containers-"+o.name+".lock")
+	o.path = filepath.Join(dir, lockName(o.name))
 	o.lock, err = lockFile(o.path, true)
 	return o, err
 }
+
+// lockName is the name of a runner's lock file.
+func lockName(owner string) string { return ".containers-" + owner + ".lock" }
 
 // close gives up the lock. It may be called of nil.
 func (o *owner) close() error {
@@ -57,8 +60,12 @@ func (o *owner) labels() map[string]string {
 // dead reports whether the owner of what carries these labels is known not to live any more, which is known only
 // on its own machine.
 func (o *owner) dead(labels map[string]string) bool {
-	path := labels[labelLock]
-	if labels[labelOwner] == "" || labels[labelOwner] == o.name || labels[labelHost] != o.host || !filepath.IsAbs(path) {
+	name, path := labels[labelOwner], labels[labelLock]
+	if !contracts.ValidRun(name) || name == o.name || labels[labelHost] != o.host {
+		return false
+	}
+	// Labels are anybody's who may use the engine, and the file is removed in the end: it must be such a lock.
+	if !filepath.IsAbs(path) || filepath.Base(path) != lockName(name) {
 		return false
 	}
 	lock, err := lockFile(path, false)

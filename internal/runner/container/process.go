@@ -238,7 +238,7 @@ func (p *process) stop(cause error) {
 		p.mu.Lock()
 		p.sent = append(p.sent, step.signal)
 		p.mu.Unlock()
-		call, cancel := context.WithTimeout(context.Background(), stopWithin)
+		call, cancel := context.WithTimeout(context.Background(), signalWithin)
 		err := p.r.api.ContainerKill(call, p.id, step.signal)
 		cancel()
 		if err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
@@ -298,7 +298,7 @@ func (p *process) look(ctx context.Context) (contracts.Outcome, error) {
 	}
 	if state.ExitCode == bySignal+killSignal && !state.OOMKilled && p.killed() == "" {
 		// The kernel's word that memory ran out may reach the engine after the end that it caused.
-		time.Sleep(oomLate)
+		<-time.After(oomLate)
 		if state, err = p.state(ctx); err != nil {
 			return contracts.Outcome{}, err
 		}

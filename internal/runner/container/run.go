@@ -103,13 +103,14 @@ func interrupted(ctx context.Context, err error) error {
 
 // create makes the container. An image that has gone since it was looked at is pulled again by the next attempt.
 func (r *Runner) create(ctx context.Context, job runner.Job, s *spec) (id string, warnings []string, missed *contracts.Outcome, err error) {
-	ctx, cancel := bounded(ctx)
+	// Not ended with ctx: an engine goes on with what was asked for, and would make it after it was removed.
+	call, cancel := bounded(context.WithoutCancel(ctx))
 	defer cancel()
-	made, err := r.api.ContainerCreate(ctx, &s.config, &s.host, nil, s.platform, s.name)
+	made, err := r.api.ContainerCreate(call, &s.config, &s.host, nil, s.platform, s.name)
 	switch {
 	case err == nil:
 		return made.ID, made.Warnings, nil, nil
-	case client.IsErrConnectionFailed(err) || ctx.Err() != nil:
+	case client.IsErrConnectionFailed(err) || call.Err() != nil:
 		return "", nil, nil, r.asked("create", err)
 	case errdefs.IsInvalidArgument(err):
 		// The engine's own words: no command in the image, a place that cannot be mounted on.
@@ -189,8 +190,14 @@ func (r *Runner) published(ctx context.Context, s *spec, id string) map[string]s
 
 // collect takes what the work left out of the container.
 func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *contracts.Outcome) (warnings []string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*callWithin)
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*callWithin)
 	defer cancel()
+	// A run that is stopped gets what it left so far, if that is soon done.
+	hurry := context.AfterFunc(ctx, func() {
+		late := time.AfterFunc(lastFiles, cancel)
+		context.AfterFunc(call, func() { late.Stop() })
+	})
+	defer hurry()
 	places := []struct{ from, to string }{{contracts.ContainerArtifacts, job.Artifacts}}
 	if len(job.ArtifactGlobs) > 0 {
 		places = append(places, struct{ from, to string }{contracts.ContainerWorkspace, job.Dir})
@@ -199,7 +206,7 @@ func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *cont
 		if p.to == "" {
 			continue
 		}
-		refused, err := r.fetch(ctx, id, p.from, p.to)
+		refused, err := r.fetch(call, id, p.from, p.to)
 		warnings = append(warnings, refused...)
 		switch {
 		case err == nil || errdefs.IsNotFound(err): // the work removed the directory itself
@@ -213,5 +220,11 @@ func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *cont
 	return warnings
 }
 
-// stopWithin bounds the time from a kill to the end that the engine tells of.
-const stopWithin = 25 * time.Second
+// All of a stop must be over within the 30 s that a worker gives a runner beyond the work's own grace.
+const (
+	signalWithin = 3 * time.Second  // one signal
+	stopWithin   = 8 * time.Second  // from a kill to the end that the engine tells of
+	lastFiles    = 5 * time.Second  // the files of a run that was stopped
+	removeWithin = 10 * time.Second // the container
+	goneWithin   = 4 * time.Second  // how long an engine that has gone is waited for with it
+)

@@ -6,17 +6,13 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/client"
-)
-
-const (
-	removeWithin = 20 * time.Second // the removal of one container
-	goneWithin   = 5 * time.Second  // how long an engine that has gone is waited for with it
 )
 
 // sweep removes what dead workers left on the engine, and what this one could not remove before. What cannot be
@@ -29,10 +25,11 @@ func (r *Runner) sweep(ctx context.Context) {
 	}
 	locks := map[string]bool{}
 	for _, c := range list {
-		if !r.owner.dead(c.Labels) {
+		dead := r.owner.dead(c.Labels)
+		if !dead && !r.stray(c.Labels, c.Names) {
 			continue
 		}
-		if err := r.remove(ctx, c.ID); err == nil {
+		if err := r.remove(ctx, c.ID); err == nil && dead {
 			locks[c.Labels[labelLock]] = true
 		}
 	}
@@ -40,6 +37,20 @@ func (r *Runner) sweep(ctx context.Context) {
 		// Nobody can make anything under this lock any more: its name is never used again.
 		_ = os.Remove(path)
 	}
+}
+
+// stray reports whether a container is this runner's own, and of no run: one that the engine made after all, when its
+// run had given up waiting for it.
+func (r *Runner) stray(labels map[string]string, names []string) bool {
+	if labels[labelOwner] != r.owner.name {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(names, func(name string) bool {
+		_, ok := r.ours[strings.TrimPrefix(name, "/")]
+		return ok
+	})
 }
 
 // owns notes a container that must be removed.
