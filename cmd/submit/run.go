@@ -151,8 +151,6 @@ func setVariable(inv *runnel.Invocation, item string) error {
 // mayLeave says why a command that is to leave at once cannot.
 func (a *app) mayLeave(command string, f runFlags) error {
 	switch {
-	case a.embedded && f.container.image != "":
-		return errors.New("--image with --embedded: only Runnel's own worker runs containers: start `worker dev` and leave out --embedded")
 	case f.detach && a.embedded:
 		return fmt.Errorf("%s --embedded: the worker ends with this process, so nothing would be left to run it: leave that out, or start `worker dev` and leave out --embedded", command)
 	case f.detach && f.folder != "":
@@ -164,6 +162,9 @@ func (a *app) mayLeave(command string, f runFlags) error {
 func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 	if err := a.mayLeave("run -d", f); err != nil {
 		return err
+	}
+	if a.embedded && f.container.image != "" {
+		return errors.New("run --image --embedded: only Runnel's own worker runs containers: start `worker dev` and leave out --embedded")
 	}
 	inv, err := f.invocation(args)
 	if err != nil {

@@ -23,6 +23,7 @@ type workerFlags struct {
 	diskFloor settings.Size
 	output    settings.Size
 	maxOutput settings.Size
+	memory    settings.Size
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -49,7 +50,7 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&c.HTTP.SecretsEnv, "secrets-env", "", "take secrets from variables that begin with `PREFIX`; no work is passed them")
 	fs.StringArrayVar(&c.Containers.AllowNetwork, "container-network", nil, "let containers be in the engine's network `NAME`, host is one (repeatable; none and bridge are allowed)")
 	fs.StringArrayVar(&c.Containers.AllowMount, "container-mount", nil, "let containers mount `DIR` of the engine's machine and what is below it (repeatable)")
-	fs.Int64Var(&c.Containers.MaxMemory, "container-memory", 0, "let a container have so many `BYTES` of memory (default what the machine has)")
+	fs.Var(&f.memory, "container-memory", "let a container have so much memory: `SIZE` (default what the machine has)")
 	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
@@ -69,7 +70,7 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 		return c, errors.New("--output-limit and --max-output-limit: must be more than nothing")
 	}
 	c.OutputLimit, c.MaxOutputLimit = f.output.Bytes, f.maxOutput.Bytes
-	c.DiskFloor = f.diskFloor.Bytes
+	c.DiskFloor, c.Containers.MaxMemory = f.diskFloor.Bytes, f.memory.Bytes
 	if c.DiskFloor == 0 {
 		c.DiskFloor = -1
 	}
@@ -79,7 +80,7 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 		}
 	}
 	for flag, n := range map[string]float64{
-		"container-memory": float64(c.Containers.MaxMemory), "container-cpus": c.Containers.MaxCPUs, "container-pids": float64(c.Containers.MaxPIDs),
+		"container-cpus": c.Containers.MaxCPUs, "container-pids": float64(c.Containers.MaxPIDs),
 	} {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %v: must not be negative", flag, n)

@@ -50,6 +50,8 @@ func (i ids) mode(m fs.FileMode) int64 {
 
 // send makes the directories of the work, with what lies in its workspace here.
 func (r *Runner) send(ctx context.Context, id, dir string, s *spec) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	from, to := io.Pipe()
 	go func() { to.CloseWithError(pack(to, dir, s.dirs, owned(s.config.User))) }()
 	err := r.api.CopyToContainer(ctx, id, contracts.ContainerRoot, from, container.CopyToContainerOptions{})

@@ -32,7 +32,7 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		return outcomeOf(missed), err
 	}
 	r.owns(s.name)
-	outcome, err := r.fresh(ctx, job, s, out)
+	outcome, err := r.fresh(ctx, job, s, e, out)
 	removeErr := r.remove(ctx, s.name)
 	r.settled(s.name, removeErr == nil)
 	if removeErr != nil && err == nil {
@@ -62,16 +62,16 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // fresh makes, runs and looks at a container; the caller removes it. The order loses nothing: attached before it is
 // started, waited for before it can end.
-func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, out runner.Sink) (contracts.Outcome, error) {
+func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, e *engine, out runner.Sink) (contracts.Outcome, error) {
 	id, warnings, missed, err := r.create(ctx, job, s)
 	if missed != nil || err != nil {
 		return outcomeOf(missed), interrupted(ctx, err)
 	}
-	call, cancel := bounded(ctx)
-	err = r.send(call, id, job.Dir, s)
-	cancel()
-	if err != nil {
-		return contracts.Outcome{}, interrupted(ctx, err)
+	volume := r.near(ctx, id, e)
+	if !furnish(volume, job.Dir, s) {
+		if err := r.send(ctx, id, job.Dir, s); err != nil {
+			return contracts.Outcome{}, interrupted(ctx, err)
+		}
 	}
 	p, missed, err := r.start(ctx, job, s, id, out)
 	if missed != nil || err != nil {
@@ -82,7 +82,7 @@ func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, out runner.
 	if p.lost {
 		return outcome, err
 	}
-	warnings = append(warnings, r.collect(ctx, job, id, &outcome)...)
+	warnings = append(warnings, r.collect(ctx, job, id, volume, &outcome)...)
 	outcome.Warnings = append(warnings, outcome.Warnings...)
 	if len(where) > 0 {
 		if outcome.Metadata == nil {
@@ -189,7 +189,7 @@ func (r *Runner) published(ctx context.Context, s *spec, id string) map[string]s
 }
 
 // collect takes what the work left out of the container.
-func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *contracts.Outcome) (warnings []string) {
+func (r *Runner) collect(ctx context.Context, job runner.Job, id, volume string, o *contracts.Outcome) (warnings []string) {
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*callWithin)
 	defer cancel()
 	// A run that is stopped gets what it left so far, if that is soon done.
@@ -203,7 +203,7 @@ func (r *Runner) collect(ctx context.Context, job runner.Job, id string, o *cont
 		places = append(places, struct{ from, to string }{contracts.ContainerWorkspace, job.Dir})
 	}
 	for _, p := range places {
-		if p.to == "" {
+		if p.to == "" || leftNothing(volume, p.from) {
 			continue
 		}
 		refused, err := r.fetch(call, id, p.from, p.to)
