@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -18,7 +19,7 @@ type containerFlags struct {
 	memory                                           settings.Size
 	cpus                                             float64
 	pids                                             int64
-	readOnly, init                                   bool
+	writable, noInit                                 unless
 }
 
 func (f *containerFlags) bind(fs *pflag.FlagSet) {
@@ -34,15 +35,28 @@ func (f *containerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&f.volume, "volume", "v", nil, "`SOURCE:TARGET[:rw]` of the engine's machine, that the worker allows (repeatable)")
 	fs.StringVar(&f.platform, "platform", "", "`OS/ARCHITECTURE` of the image")
 	fs.StringVar(&f.pull, "pull", "", "fetch the image: missing, always or never (default missing): `WHEN`")
-	fs.BoolVar(&f.readOnly, "read-only", true, "keep the image's file system from being written to")
-	fs.BoolVar(&f.init, "init", true, "run an init that reaps processes and passes on signals")
+	fs.VarPF(&f.writable, "read-only", "", "keep the image's file system from being written to").NoOptDefVal = "true"
+	fs.VarPF(&f.noInit, "init", "", "run an init that reaps processes and passes on signals").NoOptDefVal = "true"
+}
+
+// unless is a flag that is true unless it is said not to be: it holds whether that was said.
+type unless bool
+
+func (u *unless) Type() string { return "bool" }
+
+func (u *unless) String() string { return strconv.FormatBool(!bool(*u)) }
+
+func (u *unless) Set(text string) error {
+	v, err := strconv.ParseBool(text)
+	*u = unless(!v)
+	return err
 }
 
 // set puts the container into the invocation, if an image is named.
 func (f *containerFlags) set(inv *runnel.Invocation) error {
 	c := runnel.Container{
 		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.Bytes, CPUs: f.cpus, PIDs: f.pids,
-		WritableRoot: !f.readOnly, Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: !f.init,
+		WritableRoot: bool(f.writable), Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: bool(f.noInit),
 	}
 	if f.entrypoint != "" {
 		c.Entrypoint = []string{f.entrypoint}

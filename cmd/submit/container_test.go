@@ -1,0 +1,60 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/runnel-project/runnel"
+)
+
+func TestContainerOfFlags(t *testing.T) {
+	for name, c := range map[string]struct {
+		args string
+		want *runnel.Container
+		err  string
+	}{
+		"none":   {"", nil, ""},
+		"strict": {"--image tool", &runnel.Container{Image: "tool"}, ""},
+		"said":   {"--image tool --read-only --init=true", &runnel.Container{Image: "tool"}, ""},
+		"all": {
+			"--image tool --entrypoint /e -u 1:2 --network bridge -p 80 -p 53/udp -m 1GiB --cpus 1.5 --pids-limit 9 --tmpfs /a --tmpfs /tmp:size=1MiB -v /s:/t -v /s:/u:rw --platform linux/arm64 --pull always --read-only=false --init=false",
+			&runnel.Container{
+				Image: "tool", Entrypoint: []string{"/e"}, User: "1:2", Network: "bridge", Ports: []string{"80", "53/udp"}, MemoryBytes: 1 << 30,
+				CPUs: 1.5, PIDs: 9, Tmpfs: []runnel.Tmpfs{{Path: "/a"}, {Path: "/tmp", SizeBytes: 1 << 20}},
+				Mounts:   []runnel.Mount{{Source: "/s", Target: "/t"}, {Source: "/s", Target: "/u", Writable: true}},
+				Platform: "linux/arm64", Pull: runnel.PullAlways, WritableRoot: true, NoInit: true,
+			}, "",
+		},
+		"no image":      {"--network bridge", nil, "--image"},
+		"not read-only": {"--read-only=false", nil, "--image"},
+		"bad volume":    {"--image tool -v /s", nil, `--volume "/s"`},
+		"bad mode":      {"--image tool -v /s:/t:z", nil, `--volume "/s:/t:z"`},
+		"bad tmpfs":     {"--image tool --tmpfs /a:much", nil, `--tmpfs "/a:much"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f containerFlags
+			fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+			f.bind(fs)
+			if err := fs.Parse(strings.Fields(c.args)); err != nil {
+				t.Fatal(err)
+			}
+			inv := runnel.Invocation{Kind: runnel.KindSubprocess}
+			err := f.set(&inv)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("set() = %v, want %q", err, c.err)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(inv.Container, c.want) {
+				t.Errorf("set() makes %+v, %v\nwant %+v", inv.Container, err, c.want)
+			}
+			if (inv.Kind == runnel.KindContainer) != (c.want != nil) {
+				t.Errorf("kind is %s", inv.Kind)
+			}
+		})
+	}
+}
