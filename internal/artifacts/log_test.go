@@ -248,12 +248,12 @@ func TestLogOfALongRun(t *testing.T) {
 // While the run is quiet its parts are kept alive for longer than the bucket would.
 func TestLogOfAQuietRun(t *testing.T) {
 	t.Parallel()
-	s, _ := open(t, artifacts.Config{TTL: 6 * time.Second})
+	s, _ := open(t, artifacts.Config{TTL: 12 * time.Second})
 	l := s.OpenLog(t.Context(), once)
 	defer l.Close()
 	data := content(1 << 20)
 	l.Stream("out").Write(data)
-	<-time.After(9 * time.Second) // the first blob is gone by then
+	<-time.After(14 * time.Second) // the first blob is gone by then
 	kept, _, err := l.Seal(t.Context())
 	if err != nil {
 		t.Fatal(err)

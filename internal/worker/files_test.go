@@ -270,10 +270,18 @@ func TestStoringEndsWithTheLease(t *testing.T) {
 			t.Fatal("the files are still being stored")
 		}
 	}
+	began := func() {
+		t.Helper()
+		select {
+		case <-s.began:
+		case <-time.After(30 * time.Second):
+			t.Fatal("no files are being stored")
+		}
+	}
 	// Another run's result is there: not a word more.
 	inv := contracts.Invocation{ID: contracts.NewID(), Kind: contracts.KindNoop}.WithDefaults()
 	f.submit(inv)
-	<-s.began
+	began()
 	digest, err := inv.Digest()
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +300,7 @@ func TestStoringEndsWithTheLease(t *testing.T) {
 	await(queue.ErrLeaseLost)
 	// A cancel is heard, and is the last word.
 	id := f.submit(contracts.Invocation{Kind: contracts.KindNoop})
-	<-s.began
+	began()
 	if n := f.count(f.reply, f.topo.Names().Ends("default", inv.ID)); n != 0 {
 		t.Errorf("%d ends are stored by who lost its lease, want none", n)
 	}
