@@ -21,6 +21,7 @@ const renewWait = 20 * time.Millisecond
 type ear struct {
 	sub    *nats.Subscription
 	copies chan *nats.Msg
+	left   chan struct{} // closed when nobody listens any more
 	credit int
 	given  int // in all
 	before int // in all, before it was given more: the server may have had its end there
@@ -38,18 +39,31 @@ func (e *ear) renew() error {
 }
 
 func (f *follower) listen() (*ear, error) {
-	e := &ear{copies: make(chan *nats.Msg, f.credit), credit: f.credit, given: f.credit}
+	e := &ear{copies: make(chan *nats.Msg, f.credit), left: make(chan struct{}), credit: f.credit, given: f.credit}
 	var err error
-	if e.sub, err = f.p.follow.ChanSubscribe(f.p.names.LiveAll(f.p.tenant, f.id), e.copies); err != nil {
+	// Not ChanSubscribe: nats.go 1.55 reads the end of such a subscription without its lock, and renew moves it.
+	if e.sub, err = f.p.follow.Subscribe(f.p.names.LiveAll(f.p.tenant, f.id), e.take); err != nil {
 		return nil, subscribeError(err)
 	}
 	if err = e.sub.AutoUnsubscribe(e.credit); err != nil {
+		e.close()
 		return nil, subscribeError(err)
 	}
 	return e, nil
 }
 
-func (e *ear) close() { _ = e.sub.Unsubscribe() }
+// take is called for each copy, one at a time. There is room for all that was asked for.
+func (e *ear) take(m *nats.Msg) {
+	select {
+	case e.copies <- m:
+	case <-e.left:
+	}
+}
+
+func (e *ear) close() {
+	close(e.left)
+	_ = e.sub.Unsubscribe()
+}
 
 // live shows what is stored as it is stored, until it has used up its credit, something is missing or the
 // connection was lost: then it returns nil, and the follower reads on from what is stored.
