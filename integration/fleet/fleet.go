@@ -372,7 +372,8 @@ func (f *Fleet) Verify() check.Report {
 	}
 	f.files(ctx, &dump)
 	for pool := range f.pools {
-		for _, kind := range standard.Kinds() {
+		// The program that users get has kind container, too, where there is an engine.
+		for _, kind := range append(standard.Kinds(), contracts.KindContainer) {
 			for _, lane := range contracts.Lanes() {
 				dump.Golden = append(dump.Golden, f.Topology.InvokeStream()+" "+f.Topology.Consumer(kind, pool, lane, contracts.DefaultShard).Name)
 			}
