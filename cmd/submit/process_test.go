@@ -59,6 +59,7 @@ func newAccount(t *testing.T) *account {
 	}
 	return &account{t: t, home: home, env: []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + tmp, "XDG_STATE_HOME=" + filepath.Join(home, "state"),
+		"DOCKER_HOST=unix://" + filepath.Join(home, "no-engine"), // so that no worker here serves containers (E10)
 	}}
 }
 
