@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,7 @@ type ear struct {
 	sub    *nats.Subscription
 	copies chan *nats.Msg
 	left   chan struct{} // closed when nobody listens any more
+	leave  sync.Once
 	credit int
 	given  int // in all
 	before int // in all, before it was given more: the server may have had its end there
@@ -60,8 +62,9 @@ func (e *ear) take(m *nats.Msg) {
 	}
 }
 
+// close may be called again.
 func (e *ear) close() {
-	close(e.left)
+	e.leave.Do(func() { close(e.left) })
 	_ = e.sub.Unsubscribe()
 }
 
