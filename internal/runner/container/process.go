@@ -296,9 +296,9 @@ func (p *process) look(ctx context.Context) (contracts.Outcome, error) {
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
-	if state.ExitCode == bySignal+killSignal && !state.OOMKilled && p.killed() == "" {
-		// The kernel's word that memory ran out may reach the engine after the end that it caused.
-		<-time.After(oomLate)
+	// The kernel's word that memory ran out may reach the engine after the end that it caused: late, where it is busy.
+	for until := time.Now().Add(oomLate); state.ExitCode == bySignal+killSignal && !state.OOMKilled && p.killed() == "" && time.Now().Before(until); {
+		<-time.After(50 * time.Millisecond)
 		if state, err = p.state(ctx); err != nil {
 			return contracts.Outcome{}, err
 		}
@@ -307,7 +307,7 @@ func (p *process) look(ctx context.Context) (contracts.Outcome, error) {
 }
 
 // oomLate is how long after an end its cause may become known.
-const oomLate = 50 * time.Millisecond
+const oomLate = 500 * time.Millisecond
 
 func (p *process) state(ctx context.Context) (*container.State, error) {
 	call, cancel := bounded(context.WithoutCancel(ctx))

@@ -136,10 +136,11 @@ func eat(args []string) int {
 	return 0
 }
 
-// feed MB has a child eat, and does well itself.
+// feed MB has a child eat, and does well itself: it goes on until a busy engine, too, has heard of the child's end.
 func feedChild(args []string) int {
 	err := exec.Command("/job", "eat", args[0]).Run()
 	fmt.Println(err)
+	time.Sleep(time.Second)
 	return 0
 }
 
