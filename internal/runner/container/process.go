@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,11 +18,8 @@ import (
 	"github.com/runnel-project/runnel/internal/runner"
 )
 
-const (
-	defaultGrace = 5 * time.Second
-	// quietAfter is how long the output of a container that has ended may stay silent before it counts as read.
-	quietAfter = 10 * time.Second
-)
+// quietAfter is how long the output of a container that has ended may stay silent before it counts as read.
+const quietAfter = 10 * time.Second
 
 // process is a container from its start to its end.
 type process struct {
@@ -35,56 +31,17 @@ type process struct {
 	endLife context.CancelFunc
 	exits   <-chan container.WaitResponse
 	fails   <-chan error
-	steps   []step
+	steps   []runner.StopStep
 
-	exited chan struct{} // closed when the container has ended, or nobody can tell
+	stopping *runner.Stopping // it has exited when the container has ended, or nobody can tell
+
 	pumped chan struct{} // closed when its output is read
 	fed    chan struct{} // closed when its input is written; nil without one
 	reads  atomic.Int64  // of output
 	said   head          // the beginning of standard error; read after pumped
 	lost   bool          // the engine has gone: nobody can tell how it ended
 
-	stops sync.WaitGroup // what stops the run; none is added once ended is set
-
-	mu      sync.Mutex
-	ended   bool
-	cause   error // what it was stopped for; the first one counts
-	sinkErr error // the first failed write to the sink
-	sent    []string
-}
-
-// step is a signal and the wait for the work to end by it.
-type step struct {
-	signal string
-	wait   time.Duration
-}
-
-// stopOrder returns what is tried before the hard kill (E19, T14).
-func stopOrder(stop *contracts.Stop) []step {
-	interrupt, grace := time.Duration(0), defaultGrace
-	if stop != nil {
-		interrupt = seconds(stop.InterruptSeconds)
-		if stop.GraceSeconds != nil {
-			grace = seconds(*stop.GraceSeconds)
-		}
-	}
-	var steps []step
-	if interrupt > 0 {
-		steps = append(steps, step{"INT", interrupt})
-	}
-	if grace > 0 {
-		steps = append(steps, step{"TERM", grace})
-	}
-	return steps
-}
-
-// seconds turns a number of an invocation into a duration, without overflow.
-func seconds(s float64) time.Duration {
-	const most = float64(365 * 24 * time.Hour / time.Second)
-	if !(s > 0) {
-		return 0
-	}
-	return time.Duration(min(s, most) * float64(time.Second))
+	sent []string // the signals; read once it has exited
 }
 
 // pump copies the output to the sink and the input to the container. Both streams come over one connection, in the
@@ -104,8 +61,8 @@ func (p *process) pump() {
 		defer close(p.fed)
 		if err := feed(p.conn.Conn, p.job.Stdin); err != nil {
 			// Stopped before the input ends: half of it must not look like all of it.
-			p.fail(fmt.Errorf("read input: %w", err))
-			<-p.exited
+			p.stopping.Fail(fmt.Errorf("read input: %w", err))
+			<-p.stopping.Done()
 		}
 		_ = p.conn.CloseWrite()
 	}()
@@ -137,18 +94,11 @@ func (p *process) heard(to io.Writer, said *head) io.Writer {
 		if said != nil {
 			said.note(data)
 		}
-		p.mu.Lock()
-		deaf := p.sinkErr != nil
-		p.mu.Unlock()
-		if deaf {
+		if p.stopping.Deaf() {
 			return len(data), nil
 		}
 		if _, err := to.Write(data); err != nil {
-			err = fmt.Errorf("write output: %w", err)
-			p.mu.Lock()
-			p.sinkErr = err
-			p.mu.Unlock()
-			p.fail(err)
+			p.stopping.Unheard(fmt.Errorf("write output: %w", err))
 		}
 		return len(data), nil
 	})
@@ -173,26 +123,15 @@ func (c counted) Read(p []byte) (int, error) {
 // end waits for the end of the work, stops it if ctx ends before, and says how it ended.
 func (p *process) end(ctx context.Context) (contracts.Outcome, error) {
 	defer p.endLife()
-	p.stops.Add(1)
-	unwatch := context.AfterFunc(ctx, func() {
-		defer p.stops.Done()
-		p.stop(context.Cause(ctx))
-	})
+	p.stopping.Watch(ctx)
 	waitErr := p.wait()
-	p.mu.Lock()
-	p.ended = true
-	p.mu.Unlock()
-	close(p.exited)
-	if unwatch() {
-		p.stops.Done()
-	}
-	p.stops.Wait()
+	p.stopping.Exited()
 	if waitErr != nil {
 		p.lost = true
 		p.conn.Close()
 		<-p.pumped
 		p.unfeed()
-		if why := p.why(ctx); why != nil {
+		if why := p.stopping.Why(ctx); why != nil {
 			return contracts.Outcome{Killed: p.killed()}, why
 		}
 		return contracts.Outcome{}, p.r.asked("wait", waitErr)
@@ -200,7 +139,7 @@ func (p *process) end(ctx context.Context) (contracts.Outcome, error) {
 	p.drain()
 	outcome, err := p.look(ctx)
 	outcome.Killed = p.killed()
-	return outcome, errors.Join(p.why(ctx), err)
+	return outcome, errors.Join(p.stopping.Why(ctx), err)
 }
 
 // wait returns when the container has ended. An error says that nobody can tell: the engine has gone.
@@ -216,40 +155,18 @@ func (p *process) wait() error {
 	}
 }
 
-// fail stops the run because its output or its input cannot be carried on.
-func (p *process) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.ended && p.cause == nil {
-		p.stops.Go(func() { p.stop(err) })
-	}
-}
-
-// stop ends the run for cause in the order of its steps. It does nothing to a run that has ended or is being stopped.
-func (p *process) stop(cause error) {
-	p.mu.Lock()
-	if p.ended || p.cause != nil {
-		p.mu.Unlock()
-		return
-	}
-	p.cause = cause
-	p.mu.Unlock()
-	for _, step := range append(p.steps, step{"KILL", stopWithin}) {
-		p.mu.Lock()
-		p.sent = append(p.sent, step.signal)
-		p.mu.Unlock()
+// stop ends the container in the order of its steps.
+func (p *process) stop() {
+	for _, step := range append(p.steps, runner.StopStep{Signal: "KILL", Wait: stopWithin}) {
+		p.sent = append(p.sent, step.Signal)
 		call, cancel := context.WithTimeout(context.Background(), signalWithin)
-		err := p.r.api.ContainerKill(call, p.id, step.signal)
+		err := p.r.api.ContainerKill(call, p.id, step.Signal)
 		cancel()
 		if err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 			_ = p.r.asked("stop", err) // what cannot be signalled is removed all the same
 		}
-		timer := time.NewTimer(step.wait)
-		select {
-		case <-p.exited:
-			timer.Stop()
+		if p.stopping.Await(step.Wait) {
 			return
-		case <-timer.C:
 		}
 	}
 	p.endLife() // the wait ends, and the container is removed by force
@@ -322,24 +239,7 @@ func (p *process) state(ctx context.Context) (*container.State, error) {
 	return info.State, nil
 }
 
-// why returns what the run was stopped for, if it was.
-func (p *process) why(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.cause != nil:
-		return p.cause
-	case p.sinkErr != nil && ctx.Err() != nil:
-		// It ended by itself; then its last output was not wanted any more, most likely for this.
-		return context.Cause(ctx)
-	default:
-		return p.sinkErr
-	}
-}
-
 func (p *process) killed() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if len(p.sent) == 0 {
 		return ""
 	}

@@ -138,8 +138,9 @@ func (r *Runner) start(ctx context.Context, job runner.Job, s *spec, id string, 
 	exits, fails := r.api.ContainerWait(life, id, container.WaitConditionNextExit)
 	p := &process{
 		r: r, id: id, job: job, conn: conn, endLife: endLife, exits: exits, fails: fails,
-		exited: make(chan struct{}), steps: stopOrder(job.Stop), out: out,
+		steps: runner.StopOrder(job.Stop), out: out,
 	}
+	p.stopping = runner.NewStopping(p.stop)
 	if err := r.api.ContainerStart(call, id, container.StartOptions{}); err != nil {
 		conn.Close()
 		endLife()

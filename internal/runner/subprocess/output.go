@@ -38,7 +38,7 @@ func (p *process) pump(from *os.File, to io.Writer) {
 		if n > 0 && !failed {
 			if _, writeErr := to.Write(room[:n]); writeErr != nil {
 				failed = true
-				p.unheard(fmt.Errorf("write output: %w", writeErr))
+				p.stopping.Unheard(fmt.Errorf("write output: %w", writeErr))
 			}
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && left < 0 {
@@ -51,16 +51,6 @@ func (p *process) pump(from *os.File, to io.Writer) {
 			return
 		}
 	}
-}
-
-// unheard is called after the first failed write of a stream.
-func (p *process) unheard(err error) {
-	p.mu.Lock()
-	if p.sinkErr == nil {
-		p.sinkErr = err
-	}
-	p.mu.Unlock()
-	p.fail(err)
 }
 
 // buffered returns how many bytes can be read from a pipe at once.
@@ -102,8 +92,8 @@ func (p *process) feed(to *os.File, from io.Reader) (fed func(wait time.Duration
 		defer to.Close()
 		if err := copyInput(to, from); err != nil {
 			// Stopped before the pipe is closed: half of the input must not look like all of it.
-			p.fail(fmt.Errorf("read input: %w", err))
-			<-p.exited
+			p.stopping.Fail(fmt.Errorf("read input: %w", err))
+			<-p.stopping.Done()
 		}
 	}()
 	return func(wait time.Duration) {

@@ -63,23 +63,17 @@ func check(job runner.Job) error {
 
 // process is one run from its start to its end.
 type process struct {
-	hold   hold
-	steps  []step
-	leader *os.Process
-	output []*os.File     // our ends of the output pipes
-	pumps  sync.WaitGroup // what copies the output
-	stops  sync.WaitGroup // what stops the run; none is added once ended is set
-	exited chan struct{}  // closed when the leader has ended
+	hold     hold
+	steps    []runner.StopStep
+	stopping *runner.Stopping // it has exited when the leader has
+	leader   *os.Process
+	output   []*os.File     // our ends of the output pipes
+	pumps    sync.WaitGroup // what copies the output
 
-	// Written by what stops the run, read after stops.
+	// Written by what stops the run, read once it has exited.
 	sent   []string // the signals that were sent
 	count  int      // the processes that there were then
 	endErr error
-
-	mu      sync.Mutex
-	ended   bool  // the leader has ended
-	cause   error // what it was stopped for; the first one counts
-	sinkErr error // the first failed write to the sink
 }
 
 func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path, dir string, env variables) (contracts.Outcome, error) {
@@ -87,7 +81,8 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
-	p := &process{hold: hold, steps: stopOrder(job.Stop), exited: make(chan struct{})}
+	p := &process{hold: hold, steps: runner.StopOrder(job.Stop)}
+	p.stopping = runner.NewStopping(p.stop)
 	feed, missed, err := p.start(job, path, dir, env, r.null)
 	if err != nil {
 		return contracts.Outcome{}, errors.Join(err, hold.release())
@@ -96,11 +91,7 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 		return tidied(*missed, hold.release()), nil
 	}
 
-	p.stops.Add(1)
-	unwatch := context.AfterFunc(ctx, func() {
-		defer p.stops.Done()
-		p.end(context.Cause(ctx))
-	})
+	p.stopping.Watch(ctx)
 	for i, stream := range []contracts.Stream{contracts.Stdout, contracts.Stderr} {
 		from, to := p.output[i], out.Stream(stream, contracts.PhaseMain)
 		p.pumps.Go(func() { p.pump(from, to) })
@@ -108,14 +99,7 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 	fed := p.feed(feed, job.Stdin)
 
 	exitErr := waitExit(p.leader.Pid)
-	p.mu.Lock()
-	p.ended = true
-	p.mu.Unlock()
-	close(p.exited)
-	if unwatch() {
-		p.stops.Done()
-	}
-	p.stops.Wait()
+	p.stopping.Exited()
 	left, killErr := p.sweep()
 	// Only now that nothing is signalled any more may the leader's number be given to another.
 	releaseErr := hold.settled()
@@ -125,7 +109,7 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 	p.drain(r.cfg.WaitDelay)
 
 	outcome := tidied(p.outcome(state, left), releaseErr)
-	return outcome, errors.Join(p.why(ctx), exitErr, p.endErr, killErr, waitErr)
+	return outcome, errors.Join(p.stopping.Why(ctx), exitErr, p.endErr, killErr, waitErr)
 }
 
 // start starts the leader. feed is our end of its input, nil where it needs no feeding.
@@ -270,21 +254,6 @@ func (p *process) outcome(state *os.ProcessState, left int) contracts.Outcome {
 	}
 	outcome.Killed = strings.Join(killed, "; ")
 	return outcome
-}
-
-// why returns what the run was stopped for, if it was.
-func (p *process) why(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.cause != nil:
-		return p.cause
-	case p.sinkErr != nil && ctx.Err() != nil:
-		// It ended by itself; then its last output was not wanted any more, most likely for this.
-		return context.Cause(ctx)
-	default:
-		return p.sinkErr
-	}
 }
 
 func processes(n int) string {

@@ -5,74 +5,18 @@ package subprocess
 import (
 	"syscall"
 	"time"
-
-	"github.com/runnel-project/runnel/internal/contracts"
 )
 
-// defaultGrace is the wait between TERM and KILL where the invocation says nothing.
-const defaultGrace = 5 * time.Second
+var signals = map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM}
 
-// step is a signal and the wait for the work to end by it.
-type step struct {
-	name   string
-	signal syscall.Signal
-	wait   time.Duration
-}
-
-// stopOrder returns what is tried before the hard kill (E19, T14).
-func stopOrder(stop *contracts.Stop) []step {
-	interrupt, grace := time.Duration(0), defaultGrace
-	if stop != nil {
-		interrupt = seconds(stop.InterruptSeconds)
-		if stop.GraceSeconds != nil {
-			grace = seconds(*stop.GraceSeconds)
-		}
-	}
-	var steps []step
-	if interrupt > 0 {
-		steps = append(steps, step{"INT", syscall.SIGINT, interrupt})
-	}
-	if grace > 0 {
-		steps = append(steps, step{"TERM", syscall.SIGTERM, grace})
-	}
-	return steps
-}
-
-// seconds turns a number of an invocation into a duration, without overflow.
-func seconds(s float64) time.Duration {
-	const most = float64(365 * 24 * time.Hour / time.Second)
-	if !(s > 0) {
-		return 0
-	}
-	return time.Duration(min(s, most) * float64(time.Second))
-}
-
-// fail stops the run because its output or its input cannot be carried on.
-func (p *process) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.ended && p.cause == nil {
-		p.stops.Go(func() { p.end(err) })
-	}
-}
-
-// end stops the run for cause in the order of its steps, and returns when nothing of it is left.
-// It does nothing to a run that has ended or is being stopped.
-func (p *process) end(cause error) {
-	p.mu.Lock()
-	if p.ended || p.cause != nil {
-		p.mu.Unlock()
-		return
-	}
-	p.cause = cause
-	p.mu.Unlock()
-
+// stop ends the run in the order of its steps, and returns when nothing of it is left.
+func (p *process) stop() {
 	p.count = p.hold.count()
 	for _, step := range p.steps {
-		p.sent = append(p.sent, step.name)
+		p.sent = append(p.sent, step.Signal)
 		// What cannot be signalled is killed all the same.
-		_ = p.hold.signal(step.signal)
-		if p.await(step.wait) {
+		_ = p.hold.signal(signals[step.Signal])
+		if p.await(step.Wait) {
 			return
 		}
 	}
@@ -88,7 +32,7 @@ func (p *process) await(wait time.Duration) bool {
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	select {
-	case <-p.exited:
+	case <-p.stopping.Done():
 	case <-deadline.C:
 		return false
 	}
