@@ -25,6 +25,8 @@ type figure struct {
 	P50          float64 `json:"p50_us,omitempty"`
 	P99          float64 `json:"p99_us,omitempty"`
 	Concurrency  int     `json:"concurrency,omitempty"`
+	// CPU is the processor time of a round, for stream.
+	CPU *cpuTime `json:"cpu_s,omitempty"`
 
 	// Limit is what the parts can do without Runnel, measured in turns with it.
 	Limit *limitFigure `json:"limit,omitempty"`
@@ -40,10 +42,11 @@ type figure struct {
 }
 
 type limitFigure struct {
-	PerSecond    float64 `json:"per_s"`
-	MiBPerSecond float64 `json:"mib_per_s,omitempty"`
-	P50          float64 `json:"p50_us,omitempty"`
-	P99          float64 `json:"p99_us,omitempty"`
+	PerSecond    float64  `json:"per_s"`
+	MiBPerSecond float64  `json:"mib_per_s,omitempty"`
+	P50          float64  `json:"p50_us,omitempty"`
+	P99          float64  `json:"p99_us,omitempty"`
+	CPU          *cpuTime `json:"cpu_s,omitempty"`
 }
 
 // measurement is what one round of something took.
@@ -52,6 +55,7 @@ type measurement struct {
 	bytes   int64
 	elapsed time.Duration
 	each    []time.Duration // from submission to result
+	cpu     *cpuTime
 }
 
 func (m measurement) perSecond() float64 { return float64(m.n) / m.elapsed.Seconds() }
@@ -217,7 +221,7 @@ func line(w benchWork, f benchFlags, rounds [][]measurement) figure {
 	ours := median(rounds[0], w.latency)
 	fig := figure{
 		Work: w.name, N: ours.n, Bytes: ours.bytes, MiBPerSecond: ours.mibPerSecond(), Seconds: rounded(ours.elapsed.Seconds(), 3), PerSecond: rounded(ours.perSecond(), 1),
-		P50: ours.quantile(0.5), P99: ours.quantile(0.99), Concurrency: f.concurrency,
+		P50: ours.quantile(0.5), P99: ours.quantile(0.99), Concurrency: f.concurrency, CPU: ours.cpu,
 	}
 	if len(rounds) > 1 {
 		fig.Limit, fig.Ratio, fig.Rounds = against(rounds[0], rounds[1], w.latency)
@@ -237,7 +241,7 @@ func against(ours, limits []measurement, latency bool) (*limitFigure, float64, [
 	}
 	m := median(limits, latency)
 	sorted := slices.Sorted(slices.Values(ratios))
-	return &limitFigure{PerSecond: rounded(m.perSecond(), 1), MiBPerSecond: m.mibPerSecond(), P50: m.quantile(0.5), P99: m.quantile(0.99)}, sorted[len(sorted)/2], ratios
+	return &limitFigure{PerSecond: rounded(m.perSecond(), 1), MiBPerSecond: m.mibPerSecond(), P50: m.quantile(0.5), P99: m.quantile(0.99), CPU: m.cpu}, sorted[len(sorted)/2], ratios
 }
 
 func median(all []measurement, latency bool) measurement {

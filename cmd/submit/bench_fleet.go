@@ -93,9 +93,10 @@ func (fl *fleet) close() {
 // child is this program again, in one of the parts of benchChildren. It ends with
 // its standard input, and so also when this process is killed.
 type child struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	part string
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
 }
 
 // start starts a child and returns what it says it is ready with.
@@ -112,7 +113,7 @@ func (fl *fleet) spawn(ctx context.Context, part string, args ...string) (*child
 	if err != nil {
 		return nil, "", fmt.Errorf("bench: find this program: %w", err)
 	}
-	c := &child{cmd: exec.Command(self, append([]string{"bench", part, "--prefix", fl.app.prefix, "--config", os.DevNull}, args...)...)}
+	c := &child{part: part, cmd: exec.Command(self, append([]string{"bench", part, "--prefix", fl.app.prefix, "--config", os.DevNull}, args...)...)}
 	c.cmd.Stderr = fl.app.stderr
 	// Not on the command line, where everybody could read the token.
 	c.cmd.Env = os.Environ()

@@ -98,11 +98,13 @@ func withRequests(bare leg, nc *nats.Conn) leg {
 	}
 }
 
+// fenced returns c with the settings by which Runnel's streams take one message a subject.
+func fenced(c jetstream.StreamConfig) jetstream.StreamConfig {
+	c.MaxMsgsPerSubject, c.Discard, c.DiscardNewPerSubject, c.AllowDirect = 1, jetstream.DiscardNew, true, true
+	return c
+}
+
 func bareStreams(ctx context.Context, js jetstream.JetStream) error {
-	fenced := func(c jetstream.StreamConfig) jetstream.StreamConfig {
-		c.MaxMsgsPerSubject, c.Discard, c.DiscardNewPerSubject, c.AllowDirect = 1, jetstream.DiscardNew, true, true
-		return c
-	}
 	for _, c := range []jetstream.StreamConfig{
 		{Name: bareIn, Subjects: []string{barePuts + ">"}, Retention: jetstream.WorkQueuePolicy, MaxBytes: 256 << 20},
 		{Name: bareOut, Subjects: []string{bareEnds + ">"}, MaxAge: time.Hour, MaxBytes: 256 << 20},

@@ -30,6 +30,7 @@ const (
 
 	barePump     = "RUNNEL_BENCH_PUMP"
 	barePumpPuts = "runnel_bench.pump."
+	barePumpLive = "runnel_bench.pumped."
 )
 
 func newBenchStream(a *app) *cobra.Command {
@@ -65,11 +66,11 @@ func (a *app) benchStream(ctx context.Context, f benchFlags, bytes int64) (figur
 	defer fleet.close()
 	legs := []leg{func(ctx context.Context, _ int) (measurement, error) { return fleet.stream(ctx, bytes) }}
 	if f.limit {
-		limit, err := fleet.streamLimit(ctx, bytes)
+		limits, err := fleet.streamLimits(ctx, bytes)
 		if err != nil {
 			return figure{}, fmt.Errorf("bench stream: %w", err)
 		}
-		legs = append(legs, limit)
+		legs = append(legs, limits...)
 	}
 	rounds, err := f.turns(ctx, 1, 1, legs...)
 	if err != nil {
@@ -88,9 +89,11 @@ func (fl *fleet) stream(ctx context.Context, bytes int64) (measurement, error) {
 	m := measurement{n: 1, bytes: bytes}
 	inv := runnel.Invocation{Kind: runnel.KindSubprocess, Command: []string{"sh", "-c", writes(bytes)}, OutputLimitBytes: bytes + bytes/4 + 64<<20}
 	var count counter
+	before := fl.cpu("work")
 	start := time.Now()
 	r, err := fl.client.Run(ctx, inv, runnel.RunOptions{Stdout: &count})
 	m.elapsed = time.Since(start)
+	m.cpu = new(fl.cpu("work").minus(before))
 	if err == nil {
 		err = succeeded(r)
 	}
@@ -129,9 +132,9 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// streamLimit returns what measures the limit: a process that reads the same command's pipe and publishes it to a stream of files,
-// and a consumer of that here.
-func (fl *fleet) streamLimit(ctx context.Context, bytes int64) (leg, error) {
+// streamLimits returns what measures the limit: a process that reads the same command's pipe and publishes it to a stream of files,
+// and a consumer of that here. The second form has Runnel's stream: a subject for each message, a fence, and copies, which are what is read.
+func (fl *fleet) streamLimits(ctx context.Context, bytes int64) ([]leg, error) {
 	nc, err := fl.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -145,42 +148,65 @@ func (fl *fleet) streamLimit(ctx context.Context, bytes int64) (leg, error) {
 		return nil, err
 	}
 	fl.children = append(fl.children, pump)
-	config := jetstream.StreamConfig{Name: barePump, Subjects: []string{barePumpPuts + ">"}, MaxAge: time.Hour, MaxBytes: 2*bytes + 64<<20}
-	return func(ctx context.Context, _ int) (measurement, error) {
-		if err := js.DeleteStream(ctx, barePump); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return measurement{}, err
+	bare := jetstream.StreamConfig{Name: barePump, Subjects: []string{barePumpPuts + ">"}, MaxAge: time.Hour, MaxBytes: 2*bytes + 64<<20}
+	behindFence := fenced(bare)
+	behindFence.RePublish = &jetstream.RePublish{Source: barePumpPuts + ">", Destination: barePumpLive + ">"}
+	loop := func(config jetstream.StreamConfig, consume consumeFunc) leg {
+		return func(ctx context.Context, _ int) (measurement, error) {
+			if err := js.DeleteStream(ctx, barePump); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+				return measurement{}, err
+			}
+			if _, err := js.CreateStream(ctx, config); err != nil {
+				return measurement{}, err
+			}
+			m, err := fl.consumed(ctx, pump, bytes, config.RePublish != nil, consume)
+			if err == nil {
+				err = js.DeleteStream(ctx, barePump)
+			}
+			return m, err
 		}
-		if _, err := js.CreateStream(ctx, config); err != nil {
-			return measurement{}, err
+	}
+	consumer := func(ctx context.Context, take func(int)) (func(), error) {
+		consumer, err := js.OrderedConsumer(ctx, barePump, jetstream.OrderedConsumerConfig{})
+		if err != nil {
+			return nil, err
 		}
-		m, err := consumed(ctx, js, pump, bytes)
-		if err == nil {
-			err = js.DeleteStream(ctx, barePump)
+		taking, err := consumer.Consume(func(msg jetstream.Msg) { take(len(msg.Data())) })
+		if err != nil {
+			return nil, err
 		}
-		return m, err
-	}, nil
+		return taking.Stop, nil
+	}
+	copies := func(_ context.Context, take func(int)) (func(), error) {
+		sub, err := nc.Subscribe(barePumpLive+">", func(msg *nats.Msg) { take(len(msg.Data)) })
+		if err != nil {
+			return nil, err
+		}
+		return func() { _ = sub.Unsubscribe() }, errors.Join(sub.SetPendingLimits(-1, -1), nc.FlushTimeout(10*time.Second))
+	}
+	return []leg{loop(bare, consumer), loop(behindFence, copies)}, nil
 }
 
-func consumed(ctx context.Context, js jetstream.JetStream, pump *child, bytes int64) (measurement, error) {
+// consumeFunc hands take how much each message holds, until stop is called.
+type consumeFunc func(ctx context.Context, take func(int)) (stop func(), err error)
+
+func (fl *fleet) consumed(ctx context.Context, pump *child, bytes int64, ownSubjects bool, consume consumeFunc) (measurement, error) {
 	m := measurement{n: 1, bytes: bytes}
+	before := fl.cpu(pump.part)
 	start := time.Now()
-	consumer, err := js.OrderedConsumer(ctx, barePump, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return m, err
-	}
 	all := make(chan struct{})
 	var came int64
-	taking, err := consumer.Consume(func(msg jetstream.Msg) {
+	stop, err := consume(ctx, func(n int) {
 		before := came
-		if came += int64(len(msg.Data())); before < bytes && came >= bytes {
+		if came += int64(n); before < bytes && came >= bytes {
 			close(all)
 		}
 	})
 	if err != nil {
 		return m, err
 	}
-	defer taking.Stop()
-	answer, err := pump.ask(ctx, fmt.Sprint(bytes))
+	defer stop()
+	answer, err := pump.ask(ctx, fmt.Sprint(bytes, ownSubjects))
 	if err != nil {
 		return m, err
 	}
@@ -190,6 +216,7 @@ func consumed(ctx context.Context, js jetstream.JetStream, pump *child, bytes in
 	select {
 	case <-all:
 		m.elapsed = time.Since(start)
+		m.cpu = new(fl.cpu(pump.part).minus(before))
 		return m, nil
 	case <-time.After(time.Minute):
 		return m, errors.New("the limit's consumer does not get all that is stored")
@@ -213,10 +240,11 @@ func childPump(ctx context.Context, _ string, _ int, _ string) error {
 	lines := bufio.NewScanner(os.Stdin)
 	for round := 0; lines.Scan(); round++ {
 		var bytes int64
-		if _, err := fmt.Sscan(lines.Text(), &bytes); err != nil {
+		var ownSubjects bool
+		if _, err := fmt.Sscan(lines.Text(), &bytes, &ownSubjects); err != nil {
 			return err
 		}
-		if err := pumpOut(js, bytes, fmt.Sprint(barePumpPuts, round)); err != nil {
+		if err := pumpOut(js, bytes, fmt.Sprint(barePumpPuts, round), ownSubjects); err != nil {
 			fmt.Println(oneLine(err.Error()))
 			continue
 		}
@@ -225,7 +253,7 @@ func childPump(ctx context.Context, _ string, _ int, _ string) error {
 	return lines.Err()
 }
 
-func pumpOut(js jetstream.JetStream, bytes int64, subject string) error {
+func pumpOut(js jetstream.JetStream, bytes int64, subject string, ownSubjects bool) error {
 	cmd := exec.Command("sh", "-c", writes(bytes))
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -239,6 +267,10 @@ func pumpOut(js jetstream.JetStream, bytes int64, subject string) error {
 	for {
 		n, end := io.ReadFull(pipe, buffer)
 		if n > 0 {
+			subject := subject
+			if ownSubjects {
+				subject = fmt.Sprint(subject, ".", len(acks))
+			}
 			// The connection copies what it is given before it returns.
 			ack, err := js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: buffer[:n]}, jetstream.WithStallWait(10*time.Second))
 			if err != nil {

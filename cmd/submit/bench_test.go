@@ -68,12 +68,13 @@ func TestBenchOfBytes(t *testing.T) {
 					Limit     *struct {
 						PerSecond float64 `json:"per_s"`
 					} `json:"limit"`
+					FencedRatio float64 `json:"ratio_fenced"`
 				}
 				if err := json.Unmarshal([]byte(text), &line); err != nil {
 					t.Fatalf("%v in %q", err, text)
 				}
 				if line.Work != test.args[0] || line.N != test.n[i] || line.Bytes != test.bytes[i] || line.PerSecond <= 0 ||
-					line.Ratio <= 0 || line.Limit == nil || line.Limit.PerSecond <= 0 {
+					line.Ratio <= 0 || line.Limit == nil || line.Limit.PerSecond <= 0 || line.Work == "stream" && line.FencedRatio <= 0 {
 					t.Errorf("the line is %s", text)
 				}
 			}
