@@ -171,21 +171,28 @@ func (k *desk) dismiss() {
 }
 
 func (k *desk) take(d *queue.Delivery) {
+	if k.place(d) {
+		k.work.Signal() // without the lock, which is the first thing that who wakes up wants
+	}
+}
+
+// place lays d in the hand, or hands it back.
+func (k *desk) place(d *queue.Delivery) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.admitted--
 	if k.closed || k.blocked != "" || k.alone != nil {
 		d.Return()
 		k.changed()
-		return
+		return false
 	}
 	k.hand = append(k.hand, waiting{d, time.Now()})
-	k.work.Signal()
 	k.used()
 	if !k.sweeping && len(k.running) >= k.slots {
 		k.sweeping = true
 		time.AfterFunc(handFor, k.sweep)
 	}
+	return true
 }
 
 // sweep hands back what has waited in hand for too long: a slow job came between.
