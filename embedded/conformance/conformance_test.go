@@ -99,13 +99,19 @@ func TestExamples(t *testing.T) {
 		kit     kitFunc
 		command []string
 	}{
-		"python":           {conformance.Producer, []string{"python3", example("runnel.py"), "submit"}},
-		"shell":            {conformance.Producer, []string{"bash", example("runnel.sh")}},
-		"node":             {conformance.Producer, []string{"node", example("runnel.mjs")}},
-		"python responder": {conformance.Responder, []string{"python3", example("runnel.py"), "respond", "conformance"}},
+		// Without what is installed beside the standard library it speaks JSON.
+		"python":                   {conformance.Producer, []string{"python3", "-S", example("runnel.py"), "submit"}},
+		"python responder":         {conformance.Responder, []string{"python3", "-S", example("runnel.py"), "respond", "conformance"}},
+		"python msgpack":           {conformance.Producer, []string{msgpackPython(), example("runnel.py"), "submit"}},
+		"python msgpack responder": {conformance.Responder, []string{msgpackPython(), example("runnel.py"), "respond", "conformance"}},
+		"shell":                    {conformance.Producer, []string{"bash", example("runnel.sh")}},
+		"node":                     {conformance.Producer, []string{"node", example("runnel.mjs")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if test.command[0] == "" {
+				t.Skip("no python3 with msgpack on this machine: Debian's package is python3-msgpack")
+			}
 			if _, err := exec.LookPath(test.command[0]); err != nil {
 				t.Skipf("no %s on this machine", test.command[0])
 			}
@@ -118,6 +124,16 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
+}
+
+// msgpackPython returns a python3 that has msgpack, or "".
+func msgpackPython() string {
+	for _, python := range []string{"python3", "/usr/bin/python3"} {
+		if exec.Command(python, "-c", "import msgpack").Run() == nil {
+			return python
+		}
+	}
+	return ""
 }
 
 func TestRefuses(t *testing.T) {
