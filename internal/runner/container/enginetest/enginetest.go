@@ -2,23 +2,22 @@
 package enginetest
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/runnel-project/runnel/internal/runner/container/scratch"
 )
 
 // Job is the program of the image, and its entrypoint is none: a command is ["/job", "exit", "3"].
@@ -71,39 +70,13 @@ func load(api *client.Client) (string, error) {
 	}
 	sum := sha256.Sum256(program)
 	name := fmt.Sprintf("runnel.test/job:%s-%d", hex.EncodeToString(sum[:6]), os.Getpid())
-	archive, err := Archive(name, program)
-	if err == nil {
-		err = put(api, archive)
-	}
-	if err != nil {
-		loaded.err = fmt.Errorf("load image %s: %w", name, err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if loaded.err = of(name, program).Load(ctx, api); loaded.err != nil {
 		return "", loaded.err
 	}
 	loaded.name = name
 	return name, nil
-}
-
-// put hands an archive to the engine.
-func put(api *client.Client, archive []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	answer, err := api.ImageLoad(ctx, bytes.NewReader(archive))
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	for read := json.NewDecoder(answer.Body); read.More(); {
-		var m struct {
-			Error string `json:"error"`
-		}
-		if err := read.Decode(&m); err != nil {
-			return err
-		}
-		if m.Error != "" {
-			return fmt.Errorf("the engine says: %s", m.Error)
-		}
-	}
-	return nil
 }
 
 // Remove removes the image that this process has loaded. A TestMain calls it once its tests have ended.
@@ -144,57 +117,20 @@ func build() ([]byte, error) {
 	return os.ReadFile(out)
 }
 
-// file is an entry of the image.
-type file struct {
-	name string
-	mode int64
-	data []byte
+// of is the image with a program.
+func of(name string, program []byte) scratch.Image {
+	return scratch.Image{
+		Name:   name,
+		Config: v1.ImageConfig{Env: []string{"PATH=/", "IMAGE=yes"}, WorkingDir: "/"},
+		Files: []scratch.File{
+			{Name: "job", Mode: 0o755, Data: program},
+			{Name: "suid", Mode: 0o4755, Data: program},
+			{Name: "not-executable", Mode: 0o644, Data: []byte("text\n")},
+			{Name: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0::/:/job\nworker:x:1234:1235::/:/job\n")},
+			{Name: "etc/group", Mode: 0o644, Data: []byte("root:x:0:\nworkers:x:1235:\n")},
+		},
+	}
 }
 
-// Archive packs an image FROM scratch as a docker-archive.
-func Archive(name string, program []byte) ([]byte, error) {
-	layer, config, err := Layer(program)
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
-	if err != nil {
-		return nil, err
-	}
-	return pack(file{"config.json", 0o644, config}, file{"layer.tar", 0o644, layer}, file{"manifest.json", 0o644, manifest})
-}
-
-// Layer returns the one layer of the image, and its configuration.
-func Layer(program []byte) (layer, config []byte, err error) {
-	layer, err = pack(
-		file{"job", 0o755, program},
-		file{"suid", 0o4755, program},
-		file{"not-executable", 0o644, []byte("text\n")},
-		file{"etc/passwd", 0o644, []byte("root:x:0:0::/:/job\nworker:x:1234:1235::/:/job\n")},
-		file{"etc/group", 0o644, []byte("root:x:0:\nworkers:x:1235:\n")},
-	)
-	if err != nil {
-		return nil, nil, err
-	}
-	sum := sha256.Sum256(layer)
-	config, err = json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Env": []string{"PATH=/", "IMAGE=yes"}, "WorkingDir": "/"},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
-	})
-	return layer, config, err
-}
-
-func pack(files ...file) ([]byte, error) {
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, f := range files {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data))}); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, err
-		}
-	}
-	return out.Bytes(), w.Close()
-}
+// Layer returns the one layer of the image with another program, and its configuration.
+func Layer(program []byte) (layer, config []byte, err error) { return of("", program).Layer() }
