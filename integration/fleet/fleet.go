@@ -10,10 +10,8 @@ import (
 	"maps"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,11 +22,9 @@ import (
 	"github.com/runnel-project/runnel"
 	"github.com/runnel-project/runnel/integration/check"
 	"github.com/runnel-project/runnel/integration/proxy"
-	"github.com/runnel-project/runnel/internal/artifacts"
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/queue/queuetest"
-	"github.com/runnel-project/runnel/internal/runner/standard"
 )
 
 // Patience is the deadline of whatever must happen at all: about ten times what it takes.
@@ -340,148 +336,4 @@ func (f *Fleet) AwaitGone(tenant, id string) {
 		there, err := f.observer.waiting(ctx, js)
 		return err == nil && !there[check.Key{Tenant: tenant, ID: id}], fmt.Sprint(err)
 	})
-}
-
-// Verify waits until nothing is on its way any more, ends the workers by a drain, dumps
-// every stream and holds it against the invariants.
-func (f *Fleet) Verify() check.Report {
-	f.t.Helper()
-	f.AwaitResults(Patience)
-	f.AwaitEmpty()
-	f.awaitFollowers()
-	f.mu.Lock()
-	workers := slices.Clone(f.workers)
-	f.mu.Unlock()
-	for _, w := range workers {
-		w.drain()
-	}
-	f.StartWorker(WorkerConfig{}).drain() // removes what killed ones left behind
-	f.Await("processes of jobs are gone", Patience, func(context.Context) (bool, string) {
-		f.observer.track()
-		f.observer.mu.Lock()
-		defer f.observer.mu.Unlock()
-		return len(f.observer.live) == 0, fmt.Sprintf("%d live", len(f.observer.live))
-	})
-	f.observer.stop()
-
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	dump, err := Dump(ctx, f.Conn, f.Topology)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.files(ctx, &dump)
-	for pool := range f.pools {
-		// The program that users get has kind container, too, where there is an engine.
-		for _, kind := range append(standard.Kinds(), contracts.KindContainer) {
-			for _, lane := range contracts.Lanes() {
-				dump.Golden = append(dump.Golden, f.Topology.InvokeStream()+" "+f.Topology.Consumer(kind, pool, lane, contracts.DefaultShard).Name)
-			}
-		}
-	}
-	report := check.Check(dump, f.facts())
-	for i, v := range report.Violations {
-		if i == 50 {
-			f.t.Errorf("and %d more", len(report.Violations)-i)
-			break
-		}
-		f.t.Error(v)
-	}
-	return report
-}
-
-func (f *Fleet) facts() check.Facts {
-	executions := f.observer.executions()
-	f.observer.mu.Lock()
-	defer f.observer.mu.Unlock()
-	facts := check.Facts{
-		Submitted: f.observer.submitted, Results: f.observer.results, Samples: f.observer.samples,
-		Executions: executions, Excused: f.observer.excused,
-		Beat: 3 * time.Second, Grace: 5 * time.Second, Slack: 2 * time.Second, Settle: 30 * time.Second, Poison: 5,
-	}
-	for _, follower := range f.followers {
-		facts.Followers = append(facts.Followers, follower.seen())
-	}
-	// A worker that ended in order leaves an empty work directory.
-	left, err := filepath.Glob(filepath.Join(f.workRoot(), "*", "*"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	facts.Left = left
-	return facts
-}
-
-// files reads back every artifact that a result names.
-func (f *Fleet) files(ctx context.Context, d *check.Dump) {
-	js, err := jetstream.New(f.Conn)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for _, r := range d.Replies {
-		if r.Result == nil || r.Result.ArtifactCount == 0 {
-			continue
-		}
-		dir, err := os.MkdirTemp(f.Dir, "files")
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		store, err := artifacts.Open(ctx, js, artifacts.Config{Tenant: r.Tenant, Replicas: f.Topology.ReplicaCount()})
-		var got []contracts.Artifact
-		if err == nil {
-			got, err = store.Unpack(ctx, *r.Result, dir) // verifies every digest
-		}
-		if err == nil && len(got) != r.Result.ArtifactCount {
-			err = fmt.Errorf("%d files came back of %d", len(got), r.Result.ArtifactCount)
-		}
-		d.Files = append(d.Files, check.File{Key: r.Key, Path: "*", Err: err})
-	}
-}
-
-// programs are what the tests build, once per test binary.
-var programs = struct {
-	mu    sync.Mutex
-	dir   string
-	built map[string]string
-}{built: map[string]string{}}
-
-// build builds a program of the module without the race detector.
-func build(name, path string) (string, error) {
-	programs.mu.Lock()
-	defer programs.mu.Unlock()
-	if built, ok := programs.built[name]; ok {
-		return built, nil
-	}
-	if programs.dir == "" {
-		dir, err := os.MkdirTemp("", "runnel-integration")
-		if err != nil {
-			return "", err
-		}
-		programs.dir = dir
-	}
-	program := filepath.Join(programs.dir, name)
-	if out, err := exec.Command("go", "build", "-o", program, path).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, strings.TrimSpace(string(out)))
-	}
-	programs.built[name] = program
-	return program, nil
-}
-
-// Job returns the path of the job program.
-func Job(t testing.TB) string {
-	t.Helper()
-	program, err := build("job", "github.com/runnel-project/runnel/integration/job")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return program
-}
-
-// Program returns the path of one of Runnel's own programs, submit or worker.
-func Program(t testing.TB, name string) string {
-	t.Helper()
-	program, err := build(name, "github.com/runnel-project/runnel/cmd/"+name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return program
 }
