@@ -3,7 +3,6 @@ package integration_test
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -14,19 +13,7 @@ import (
 // The test binary is its own nats-server, its own worker and its own submitter.
 func TestMain(m *testing.M) { os.Exit(fleet.Main(m)) }
 
-// rounds is how often a fault run repeats each fault: RUNNEL_ROUNDS (make soak), else short.
-func rounds(t *testing.T, short int) int {
-	t.Helper()
-	text := os.Getenv("RUNNEL_ROUNDS")
-	if text == "" {
-		return short
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("RUNNEL_ROUNDS=%q: a number of at least 1", text)
-	}
-	return n
-}
+func rounds(t *testing.T, short int) int { return fleet.Rounds(t, short) }
 
 // figure prints what was measured; nothing is asserted on it.
 func figure(t *testing.T, name, format string, a ...any) {

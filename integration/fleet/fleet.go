@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -30,10 +31,26 @@ import (
 // Patience is the deadline of whatever must happen at all: about ten times what it takes.
 const Patience = 2 * time.Minute
 
+// Rounds is how often a fault run repeats each fault: RUNNEL_ROUNDS (make soak), else short.
+func Rounds(t testing.TB, short int) int {
+	t.Helper()
+	text := os.Getenv("RUNNEL_ROUNDS")
+	if text == "" {
+		return short
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("RUNNEL_ROUNDS=%q: a number of at least 1", text)
+	}
+	return n
+}
+
 // Config says what fleet to start. The zero value is one server, no worker yet.
 type Config struct {
 	// Nodes is the number of nats-servers, each with a replica of everything; 0 is 1.
 	Nodes int
+	// URL is where a server is that the test has started itself; "" starts Nodes of them.
+	URL string
 	// ReplyAge is how long results are kept; 0 is the default.
 	ReplyAge time.Duration
 	// Sizes bounds the streams; 0 is the default.
@@ -42,6 +59,7 @@ type Config struct {
 
 // Fleet is what a test breaks.
 type Fleet struct {
+	// Servers are those that the fleet has started; nil if the test did.
 	Servers  *queuetest.Servers
 	Topology queue.Topology
 	// Conn is the harness's own connection, past every proxy.
@@ -50,6 +68,7 @@ type Fleet struct {
 	Dir string
 
 	t        testing.TB
+	url      string
 	observer *observer
 	proxies  []*proxy.Proxy
 
@@ -64,16 +83,23 @@ type Fleet struct {
 func Start(t testing.TB, cfg Config) *Fleet {
 	t.Helper()
 	f := &Fleet{t: t, Dir: t.TempDir(), pools: map[string]bool{}}
-	if cfg.Nodes > 1 {
+	switch {
+	case cfg.URL != "":
+	case cfg.Nodes > 1:
 		f.Servers = queuetest.Cluster(t, cfg.Nodes)
-	} else {
+	default:
 		f.Servers = queuetest.Process(t)
 	}
 	f.Topology = queue.Topology{
 		Replicas: max(cfg.Nodes, 1), ReplyAge: cfg.ReplyAge,
 		InvokeMaxBytes: cfg.InvokeMaxBytes, ReplyMaxBytes: cfg.ReplyMaxBytes, DeadMaxBytes: cfg.DeadMaxBytes,
 	}
-	f.Conn = f.Servers.Connect(t)
+	if f.url = cfg.URL; f.Servers != nil {
+		f.url = f.Servers.URL()
+		f.Conn = f.Servers.Connect(t)
+	} else {
+		f.Conn = f.dial(f.url)
+	}
 	js, err := jetstream.New(f.Conn)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +111,7 @@ func Start(t testing.TB, cfg Config) *Fleet {
 		}
 		return err == nil, fmt.Sprint(err)
 	})
-	for _, dir := range []string{f.ledger(), f.workRoot()} {
+	for _, dir := range []string{f.ledger(), f.WorkRoot()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -97,8 +123,10 @@ func Start(t testing.TB, cfg Config) *Fleet {
 	return f
 }
 
-func (f *Fleet) ledger() string   { return filepath.Join(f.Dir, "ledger") }
-func (f *Fleet) workRoot() string { return filepath.Join(f.Dir, "work") }
+func (f *Fleet) ledger() string { return filepath.Join(f.Dir, "ledger") }
+
+// WorkRoot is where the workers make their workspaces.
+func (f *Fleet) WorkRoot() string { return filepath.Join(f.Dir, "work") }
 
 // close ends what the fleet started, and what its jobs left.
 func (f *Fleet) close() {
@@ -109,10 +137,8 @@ func (f *Fleet) close() {
 	for _, p := range f.proxies {
 		p.Close()
 	}
-	for p := range f.observer.live {
-		if p.Alive() {
-			_ = kill(p.PID)
-		}
+	for _, e := range f.observer.live {
+		_ = e.Kill()
 	}
 	races, _ := filepath.Glob(filepath.Join(f.Dir, "race.*"))
 	for _, race := range races {
@@ -137,17 +163,24 @@ func (f *Fleet) Proxy() (p *proxy.Proxy, address string) {
 	return p, "nats://" + p.Addr()
 }
 
-// Client returns a client of one tenant on a connection of its own; address "" is all servers.
-func (f *Fleet) Client(tenant, address string) *runnel.Client {
+// dial connects until the test ends.
+func (f *Fleet) dial(address string) *nats.Conn {
 	f.t.Helper()
-	if address == "" {
-		address = f.Servers.URL()
-	}
 	nc, err := nats.Connect(address, append(runnel.ConnectOptions("integration"), nats.DontRandomize(), nats.IgnoreDiscoveredServers())...)
 	if err != nil {
 		f.t.Fatalf("connect to %s: %v", address, err)
 	}
 	f.t.Cleanup(nc.Close)
+	return nc
+}
+
+// Client returns a client of one tenant on a connection of its own; address "" is all servers.
+func (f *Fleet) Client(tenant, address string) *runnel.Client {
+	f.t.Helper()
+	if address == "" {
+		address = f.url
+	}
+	nc := f.dial(address)
 	c, err := runnel.New(nc, runnel.WithTenant(tenant), runnel.WithReplicas(f.Topology.ReplicaCount()))
 	if err != nil {
 		f.t.Fatal(err)
@@ -219,15 +252,17 @@ func (f *Fleet) Excuse(tenant, id, why string) {
 	f.observer.excused[check.Key{Tenant: tenant, ID: id}] = check.Excuse{Why: why, Until: time.Now()}
 }
 
-// ExcuseRunning lets the runs of everything that is accepted and has no result overlap.
-func (f *Fleet) ExcuseRunning(why string) {
+// ExcuseRunning lets the runs of everything that is accepted and has no result overlap until now, and returns what that is.
+func (f *Fleet) ExcuseRunning(why string) (excused []check.Key) {
 	f.observer.mu.Lock()
 	defer f.observer.mu.Unlock()
 	for k := range f.observer.submitted {
 		if _, ended := f.observer.heard[k]; !ended {
 			f.observer.excused[k] = check.Excuse{Why: why, Until: time.Now()}
+			excused = append(excused, k)
 		}
 	}
+	return excused
 }
 
 // AwaitResults waits until every accepted invocation has a result, as the stream says.
@@ -295,7 +330,31 @@ func (f *Fleet) Await(what string, d time.Duration, ask func(context.Context) (o
 
 // Alive returns how many processes of a job live.
 func (f *Fleet) Alive(tenant, id string) int {
-	return len(f.observer.alive(check.Key{Tenant: tenant, ID: id}))
+	return f.observer.alive(check.Key{Tenant: tenant, ID: id})
+}
+
+// Running returns the jobs that have a process which lives.
+func (f *Fleet) Running() []check.Key {
+	f.observer.track()
+	f.observer.mu.Lock()
+	defer f.observer.mu.Unlock()
+	there := map[check.Key]bool{}
+	for name := range f.observer.live {
+		there[f.observer.tracked[name].Key] = true
+	}
+	return slices.Collect(maps.Keys(there))
+}
+
+// Second returns when each job began again that ran before.
+func (f *Fleet) Second() (again []time.Time) {
+	seen := map[check.Key]string{}
+	for _, e := range f.observer.executions() { // in the order of their starts
+		if first, ok := seen[e.Key]; ok && first != e.Token {
+			again = append(again, e.Started)
+		}
+		seen[e.Key] = e.Token
+	}
+	return again
 }
 
 // Executions returns how many processes of a job ran so far.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,9 +38,8 @@ type observer struct {
 	results   map[check.Key][]uint64
 	heard     map[check.Key]time.Time // when its first result was heard
 	samples   []check.Sample
-	sizes     map[string]int64 // of the ledger's files, when they were read
-	tracked   map[ledger.Process]*check.Execution
-	live      map[ledger.Process]bool
+	tracked   map[string]*check.Execution // by name in the ledger
+	live      map[string]ledger.Entry
 	excused   map[check.Key]check.Excuse
 	news      chan struct{} // closed and replaced when something is heard
 }
@@ -51,8 +49,8 @@ func observe(nc *nats.Conn, topology queue.Topology, ledgerDir string) (*observe
 	o := &observer{
 		topology: topology, nc: nc, ledger: ledgerDir, quit: quit,
 		submitted: map[check.Key]check.Submission{}, accepted: map[check.Key]bool{},
-		sizes: map[string]int64{}, results: map[check.Key][]uint64{}, heard: map[check.Key]time.Time{},
-		tracked: map[ledger.Process]*check.Execution{}, live: map[ledger.Process]bool{}, excused: map[check.Key]check.Excuse{}, news: make(chan struct{}),
+		results: map[check.Key][]uint64{}, heard: map[check.Key]time.Time{},
+		tracked: map[string]*check.Execution{}, live: map[string]ledger.Entry{}, excused: map[check.Key]check.Excuse{}, news: make(chan struct{}),
 	}
 	names := topology.Names()
 	if _, err := nc.Subscribe(names.Live(strings.Replace(names.Results("x"), ".x.", ".*.", 1)), o.hear); err != nil {
@@ -201,55 +199,41 @@ func (o *observer) held(ctx context.Context, js jetstream.JetStream) string {
 func (o *observer) track() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, e := range o.newEntries() {
-		if o.tracked[e.Process] == nil {
-			o.tracked[e.Process] = &check.Execution{Key: check.Key{Tenant: e.Tenant, ID: e.ID}, Token: e.Token, PID: e.Process.PID, Started: e.Started}
-			o.live[e.Process] = true
-		}
-	}
-	for p := range o.live {
-		if !p.Alive() {
-			o.tracked[p].Gone = time.Now()
-			delete(o.live, p)
-		}
-	}
-}
-
-// newEntries returns the entries of the files that have grown. o.mu is held.
-func (o *observer) newEntries() []ledger.Entry {
-	files, err := os.ReadDir(o.ledger)
+	names, err := ledger.Names(o.ledger)
 	if err != nil {
-		return nil
+		return
 	}
-	var fresh []ledger.Entry
-	for _, f := range files {
-		info, err := f.Info()
-		if err != nil || info.Size() == o.sizes[f.Name()] {
+	for _, name := range names {
+		if o.tracked[name] != nil {
 			continue
 		}
-		tenant, id, _ := strings.Cut(f.Name(), ".")
-		entries, err := ledger.Read(o.ledger, tenant, id)
+		e, err := ledger.Read(o.ledger, name)
 		if err != nil {
-			continue // a line is half written: the next look has it
+			continue // the checker misses it
 		}
-		o.sizes[f.Name()] = info.Size()
-		fresh = append(fresh, entries...)
+		o.tracked[name] = &check.Execution{Key: check.Key{Tenant: e.Tenant, ID: e.ID}, Token: e.Token, PID: e.PID, Started: e.Started}
+		o.live[name] = e
 	}
-	return fresh
+	for name, e := range o.live {
+		if alive, err := e.Alive(); err == nil && !alive {
+			o.tracked[name].Gone = time.Now()
+			delete(o.live, name)
+		}
+	}
 }
 
-// alive returns the processes of k that live.
-func (o *observer) alive(k check.Key) []ledger.Process {
+// alive returns how many processes of k live.
+func (o *observer) alive(k check.Key) int {
 	o.track()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var there []ledger.Process
-	for p := range o.live {
-		if o.tracked[p].Key == k {
-			there = append(there, p)
+	n := 0
+	for name := range o.live {
+		if o.tracked[name].Key == k {
+			n++
 		}
 	}
-	return there
+	return n
 }
 
 func (o *observer) executions() []check.Execution {

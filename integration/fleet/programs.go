@@ -17,7 +17,7 @@ var programs = struct {
 	built map[string]string
 }{built: map[string]string{}}
 
-// build builds a program of the module without the race detector.
+// build builds a program of the module, static and without the race detector.
 func build(name, path string) (string, error) {
 	programs.mu.Lock()
 	defer programs.mu.Unlock()
@@ -32,7 +32,9 @@ func build(name, path string) (string, error) {
 		programs.dir = dir
 	}
 	program := filepath.Join(programs.dir, name)
-	if out, err := exec.Command("go", "build", "-o", program, path).CombinedOutput(); err != nil {
+	cmd := exec.Command("go", "build", "-o", program, path)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, strings.TrimSpace(string(out)))
 	}
 	programs.built[name] = program
@@ -53,6 +55,16 @@ func Job(t testing.TB) string {
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	program, err := build(name, "github.com/runnel-project/runnel/cmd/"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+// NATS returns the path of the real nats-server.
+func NATS(t testing.TB) string {
+	t.Helper()
+	program, err := build("nats-server", "github.com/nats-io/nats-server/v2")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (f *Fleet) StartResponder() *Responder {
 		f.t.Fatal(err)
 	}
 	r := &Responder{f: f, cmd: exec.Command(exe)}
-	r.cmd.Env = append(os.Environ(), responderEnv+"="+f.Servers.URL(), "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(f.Dir, "race"))
+	r.cmd.Env = append(os.Environ(), responderEnv+"="+f.url, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(f.Dir, "race"))
 	r.cmd.Stderr = os.Stderr
 	in, err := r.cmd.StdinPipe()
 	if err != nil {

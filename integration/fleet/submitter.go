@@ -34,7 +34,7 @@ func (f *Fleet) StartSubmitter(jobs []contracts.Invocation) *Submitter {
 	for _, inv := range jobs {
 		f.Submitted(inv)
 	}
-	text, err := json.Marshal(submitterConfig{URL: f.Servers.URL(), Jobs: jobs})
+	text, err := json.Marshal(submitterConfig{URL: f.url, Jobs: jobs})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func (f *Fleet) facts() check.Facts {
 		facts.Followers = append(facts.Followers, follower.seen())
 	}
 	// A worker that ended in order leaves an empty work directory.
-	left, err := filepath.Glob(filepath.Join(f.workRoot(), "*", "*"))
+	left, err := filepath.Glob(filepath.Join(f.WorkRoot(), "*", "*"))
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func (f *Fleet) StartWorker(cfg WorkerConfig) *Worker {
 		cfg.Pool = contracts.DefaultPool
 	}
 	if cfg.URL == "" {
-		cfg.URL = f.Servers.URL()
+		cfg.URL = f.url
 	}
 	if cfg.Slots == 0 {
 		cfg.Slots = 4
@@ -93,7 +93,7 @@ func (f *Fleet) StartWorker(cfg WorkerConfig) *Worker {
 }
 
 func (f *Fleet) startWorker(cfg WorkerConfig) (*Worker, error) {
-	text, err := json.Marshal(childConfig{Worker: cfg, Topology: f.Topology, WorkRoot: f.workRoot()})
+	text, err := json.Marshal(childConfig{Worker: cfg, Topology: f.Topology, WorkRoot: f.WorkRoot()})
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (f *Fleet) startWorker(cfg WorkerConfig) (*Worker, error) {
 			return nil, err
 		}
 		w.cmd = exec.Command(program, "start", "--server", cfg.URL, "--name", cfg.Name, "--pool", cfg.Pool,
-			"--slots", fmt.Sprint(cfg.Slots), "--work-dir", f.workRoot(),
+			"--slots", fmt.Sprint(cfg.Slots), "--work-dir", f.WorkRoot(),
 			"--http-allow", loopback, "--secrets-dir", cfg.SecretsDir)
 	}
 	w.cmd.Env = append(os.Environ(), childEnv+"="+string(text),
@@ -275,5 +275,3 @@ func (w *Worker) drain() {
 		w.f.t.Errorf("drained worker %s ended with %d: %s", w.Name, code, w.Log())
 	}
 }
-
-func kill(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }

@@ -50,13 +50,7 @@ func note(dir, tenant, token string) (string, error) {
 	if dir == "" {
 		return token, nil
 	}
-	self, err := ledger.Self()
-	if err != nil {
-		return "", err
-	}
-	return token, ledger.Append(dir, ledger.Entry{
-		Tenant: tenant, ID: os.Getenv("RUNNEL_INVOCATION_ID"), Token: token, Process: self, Started: time.Now(),
-	})
+	return token, ledger.Sign(dir, ledger.Entry{Tenant: tenant, ID: os.Getenv("RUNNEL_INVOCATION_ID"), Token: token, Started: time.Now()})
 }
 
 // count prints the run token and a counter, as package check describes, on one stream or both.

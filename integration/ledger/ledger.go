@@ -1,115 +1,121 @@
 // Package ledger is where the processes of test jobs write that they began,
 // past Runnel and NATS: what really ran, for the checker to compare with what
-// is stored. An entry is one short line, appended in one write.
+// is stored. Each process has a file of one short line there, and a lock on it
+// for as long as it lives: that can be seen from outside of its container, where
+// its number says nothing.
 package ledger
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // Entry says that a process began.
 type Entry struct {
 	Tenant, ID string
-	Token      string
-	Process    Process
-	Started    time.Time
+	// Token names the execution; a process that the job left behind has the same.
+	Token   string
+	PID     int
+	Started time.Time
+
+	path string
 }
 
-// Process names a process beyond the reuse of its number.
-type Process struct {
-	PID int
-	// Born is its start in clock ticks since boot.
-	Born uint64
-}
-
-// Self returns this process.
-func Self() (Process, error) { return Find(os.Getpid()) }
-
-// Find returns the process that has pid now.
-func Find(pid int) (Process, error) {
-	fields, err := stat(pid)
-	if err != nil {
-		return Process{}, err
-	}
-	born, err := strconv.ParseUint(fields[19], 10, 64) // the 22nd, counted from the third
-	return Process{pid, born}, err
-}
-
-// Alive reports whether p runs; a zombie does not.
-func (p Process) Alive() bool {
-	fields, err := stat(p.PID)
-	return err == nil && fields[0] != "Z" && fields[0] != "X" && fields[19] == strconv.FormatUint(p.Born, 10)
-}
-
-// stat returns the fields of /proc/<pid>/stat after the command, which may hold spaces and parentheses.
-func stat(pid int) ([]string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, err
-	}
-	text := string(data)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 {
-		return nil, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
-	}
-	return fields, nil
-}
-
-// Append notes in dir that the process e began.
-func Append(dir string, e Entry) error {
-	f, err := os.OpenFile(filepath.Join(dir, e.Tenant+"."+e.ID), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+// Sign notes in dir that this process began, until it ends.
+func Sign(dir string, e Entry) error {
+	e.PID = os.Getpid()
+	f, err := os.CreateTemp(dir, ".new") // processes of two containers may have one number
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s %d %d %d\n", e.Token, e.Process.PID, e.Process.Born, e.Started.UnixNano())
-	return errors.Join(err, f.Close())
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(f, "%s %d %d\n", e.Token, e.PID, e.Started.UnixNano()); err != nil {
+		return err
+	}
+	signed = append(signed, f)
+	name := fmt.Sprintf("%s.%s.%s", e.Tenant, e.ID, strings.TrimPrefix(filepath.Base(f.Name()), ".new"))
+	return os.Rename(f.Name(), filepath.Join(dir, name))
 }
 
-// Read returns what is noted in dir of one invocation; of none, nothing.
-func Read(dir, tenant, id string) ([]Entry, error) {
-	data, err := os.ReadFile(filepath.Join(dir, tenant+"."+id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
+// signed keeps the locks: a file that nobody has is closed when its memory is collected.
+var signed []*os.File
+
+// Alive reports whether the process lives.
+func (e Entry) Alive() (bool, error) {
+	f, err := os.Open(e.path)
+	if err != nil {
+		return false, err
 	}
-	var entries []Entry
-	for line := range strings.Lines(string(data)) {
-		e := Entry{Tenant: tenant, ID: id}
-		var nanos int64
-		if _, err := fmt.Sscanf(line, "%s %d %d %d\n", &e.Token, &e.Process.PID, &e.Process.Born, &nanos); err != nil {
-			return nil, fmt.Errorf("ledger of %s/%s: line %q: %w", tenant, id, line, err)
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Kill kills the process if it is one of this machine's own, not of a container.
+func (e Entry) Kill() error {
+	alive, err := e.Alive()
+	if err != nil || !alive {
+		return err
+	}
+	// Its number is its own only where the process of that number has the file.
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.PID))
+	if err != nil {
+		return nil
+	}
+	for _, fd := range open {
+		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", e.PID, fd.Name())); err == nil && to == e.path {
+			return syscall.Kill(e.PID, syscall.SIGKILL)
 		}
-		e.Started = time.Unix(0, nanos).UTC()
-		entries = append(entries, e)
 	}
-	return entries, nil
+	return nil
 }
 
-// ReadAll returns everything that is noted in dir.
-func ReadAll(dir string) ([]Entry, error) {
+// Names returns the names of what is noted in dir.
+func Names(dir string) ([]string, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	var all []Entry
+	var names []string
 	for _, f := range files {
-		tenant, id, ok := strings.Cut(f.Name(), ".")
-		if !ok {
-			return nil, fmt.Errorf("ledger: file %q", f.Name())
+		if !strings.HasPrefix(f.Name(), ".") { // half written
+			names = append(names, f.Name())
 		}
-		entries, err := Read(dir, tenant, id)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, entries...)
 	}
-	return all, nil
+	return names, nil
+}
+
+// Read returns what is noted in dir under a name.
+func Read(dir, name string) (Entry, error) {
+	parts := strings.Split(name, ".")
+	if len(parts) != 3 {
+		return Entry{}, fmt.Errorf("ledger: file %q", name)
+	}
+	e := Entry{Tenant: parts[0], ID: parts[1], path: filepath.Join(dir, name)}
+	data, err := os.ReadFile(e.path)
+	if err != nil {
+		return Entry{}, err
+	}
+	fields := strings.Fields(string(data))
+	if len(fields) != 3 {
+		return Entry{}, fmt.Errorf("ledger: %s holds %q", name, data)
+	}
+	pid, err := strconv.Atoi(fields[1])
+	nanos, nerr := strconv.ParseInt(fields[2], 10, 64)
+	if err := errors.Join(err, nerr); err != nil {
+		return Entry{}, fmt.Errorf("ledger: %s holds %q: %w", name, data, err)
+	}
+	e.Token, e.PID, e.Started = fields[0], pid, time.Unix(0, nanos).UTC()
+	return e, nil
 }
