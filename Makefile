@@ -8,6 +8,7 @@ STATICCHECK = $(GO) tool -modfile=.ci/tools.mod staticcheck
 FUZZTIME    ?= 4s
 # Rounds per crash point of the soak: 20 is the long form, CI runs a few.
 ROUNDS      ?= 20
+IMAGE       ?= runnel/worker:latest
 # Re-executed children of a race build would each sleep a second at exit.
 export GORACE ?= atexit_sleep_ms=0
 
@@ -17,7 +18,12 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build submit and worker into bin/
-	$(GO) build -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## build the worker's image and load it into Docker as IMAGE, or write it to OUT
+	CGO_ENABLED=0 GOOS=linux $(GO) build -o bin/linux/worker ./cmd/worker
+	$(GO) run ./integration/image/load -name $(IMAGE) $(if $(OUT),-o $(OUT)) bin/linux/worker
 
 .PHONY: test
 test: ## run the tests
@@ -30,8 +36,8 @@ race: needs ## run the tests under the race detector, with the short soak
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, and vet for the other systems
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out" >&2; exit 1; }
-	$(GO) vet ./...
-	$(STATICCHECK) ./...
+	CGO_ENABLED=0 $(GO) vet ./...
+	CGO_ENABLED=0 $(STATICCHECK) ./...
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/submit ./cmd/worker
 	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) vet ./cmd/submit
 
@@ -55,7 +61,7 @@ cluster: ## the tests on three NATS nodes
 
 .PHONY: soak
 soak: needs ## kill everything at every step, ROUNDS (20) times each, and print the table
-	RUNNEL_ROUNDS=$(ROUNDS) $(GO) test -race -timeout 3h -parallel 5 -count=1 -run 'Soak|Race|Kill|Stream' -json ./integration | $(TALLY)
+	RUNNEL_ROUNDS=$(ROUNDS) $(GO) test -race -timeout 3h -parallel 5 -count=1 -run 'Soak|Race|Kill|Stream|WorkersContainer' -json ./integration ./integration/containers | $(TALLY)
 
 .PHONY: needs
 needs:
