@@ -95,7 +95,7 @@ type Runner struct {
 	cfg   Config
 	api   *client.Client
 	owner *owner
-	pulls pulls
+	pulls shared[*pull]
 
 	stop  context.CancelFunc
 	watch sync.WaitGroup
@@ -123,7 +123,6 @@ func New(cfg Config) (*Runner, error) {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
 	r := &Runner{cfg: cfg, api: api, ours: map[string]bool{}}
-	r.pulls.init(r)
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	r.look(ctx)

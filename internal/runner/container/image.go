@@ -38,7 +38,7 @@ func (r *Runner) image(ctx context.Context, job runner.Job, out runner.Sink) (*c
 		}
 	}
 	said := out.Stream(contracts.Stderr, contracts.PhaseSetup)
-	err := r.pulls.pull(ctx, c.Image, c.Platform, func(line string) error {
+	err := r.pull(ctx, c.Image, c.Platform, func(line string) error {
 		_, err := io.WriteString(said, line+"\n")
 		return err
 	})
@@ -62,42 +62,27 @@ type sinkError struct{ err error }
 
 func (e sinkError) Error() string { return e.err.Error() }
 
-// pulls are the fetches of images under way: runs that want the same image share one.
-type pulls struct {
-	r   *Runner
-	all sync.WaitGroup
-
-	mu    sync.Mutex
-	under map[string]*pull
-}
-
-// pull is one fetch of an image.
+// pull is one fetch of an image, shared by the runs that want it.
 type pull struct {
-	cancel context.CancelCauseFunc
-	done   chan struct{}
-	err    error // once done is closed
+	err error // once it is done
 
-	mu      sync.Mutex
-	waiting int
-	line    string        // the last progress
-	news    chan struct{} // closed and replaced with each line
+	mu   sync.Mutex
+	line string        // the last progress
+	news chan struct{} // closed and replaced with each line
 }
-
-func (s *pulls) init(r *Runner) { s.r, s.under = r, map[string]*pull{} }
-
-// wait waits until no fetch is under way.
-func (s *pulls) wait() { s.all.Wait() }
 
 // pull waits for a fetch of the image, its own or one that others began, and tells of its progress. A fetch that nobody waits for
 // any more is given up.
-func (s *pulls) pull(ctx context.Context, ref, platform string, tell func(string) error) error {
-	p := s.join(ref, platform)
-	defer p.leave()
+func (r *Runner) pull(ctx context.Context, ref, platform string, tell func(string) error) error {
+	t, _ := r.pulls.join(platform+" "+ref, func() *pull { return &pull{news: make(chan struct{})} }, func(ctx context.Context, p *pull) {
+		p.err = r.fetchImage(ctx, ref, platform, p)
+	})
+	defer t.leave()
 	if err := tell("pulling " + ref); err != nil {
 		return sinkError{err}
 	}
 	told := ""
-	for {
+	for p := t.of; ; {
 		p.mu.Lock()
 		line, news := p.line, p.news
 		p.mu.Unlock()
@@ -110,54 +95,10 @@ func (s *pulls) pull(ctx context.Context, ref, platform string, tell func(string
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-p.done:
+		case <-t.done:
 			return p.err
 		case <-news:
 		}
-	}
-}
-
-func (s *pulls) join(ref, platform string) *pull {
-	key := platform + " " + ref
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.under[key]; p != nil && p.enter() {
-		return p
-	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	p := &pull{cancel: cancel, done: make(chan struct{}), waiting: 1, news: make(chan struct{})}
-	s.under[key] = p
-	s.all.Go(func() {
-		p.err = s.fetch(ctx, ref, platform, p)
-		cancel(nil)
-		s.mu.Lock()
-		if s.under[key] == p {
-			delete(s.under, key)
-		}
-		s.mu.Unlock()
-		close(p.done)
-	})
-	return p
-}
-
-// enter waits for the fetch as well; false: everybody has left it, and it is being given up.
-func (p *pull) enter() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.waiting == 0 {
-		return false
-	}
-	p.waiting++
-	return true
-}
-
-var errDeserted = errors.New("nobody waits for the image any more")
-
-func (p *pull) leave() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.waiting--; p.waiting == 0 {
-		p.cancel(errDeserted)
 	}
 }
 
@@ -186,9 +127,9 @@ type progress struct {
 // sayEvery spaces out the lines about one pull.
 const sayEvery = time.Second
 
-// fetch pulls an image within its time, and gives up when it makes no progress.
-func (s *pulls) fetch(ctx context.Context, ref, platform string, p *pull) error {
-	cfg := s.r.cfg
+// fetchImage pulls an image within its time, and gives up when it makes no progress.
+func (r *Runner) fetchImage(ctx context.Context, ref, platform string, p *pull) error {
+	cfg := r.cfg
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.PullTimeout, fmt.Errorf("it took longer than %s", cfg.PullTimeout))
 	defer cancel()
 	ctx, stall := context.WithCancelCause(ctx)
@@ -200,7 +141,7 @@ func (s *pulls) fetch(ctx context.Context, ref, platform string, p *pull) error 
 	if err != nil {
 		return err
 	}
-	messages, err := s.r.api.ImagePull(ctx, ref, image.PullOptions{RegistryAuth: auth, Platform: platform})
+	messages, err := r.api.ImagePull(ctx, ref, image.PullOptions{RegistryAuth: auth, Platform: platform})
 	if err != nil {
 		return pullError(ctx, err)
 	}
