@@ -17,6 +17,8 @@ type (
 	Stop = contracts.Stop
 	// Container says in what an invocation of kind container runs.
 	Container = contracts.Container
+	// Setup prepares the image of a container once, and is kept for the next invocation with the same.
+	Setup = contracts.Setup
 	// Tmpfs is a directory in memory, inside of a container.
 	Tmpfs = contracts.Tmpfs
 	// Mount is a directory or file of the engine's machine, seen from inside of a container.
@@ -133,6 +135,7 @@ const (
 	ReasonNotExecutable = contracts.ReasonNotExecutable
 	ReasonNotAllowed    = contracts.ReasonNotAllowed
 	ReasonImage         = contracts.ReasonImage
+	ReasonSetup         = contracts.ReasonSetup
 	ReasonArtifacts     = contracts.ReasonArtifacts
 	ReasonInfra         = contracts.ReasonInfra
 	ReasonPoison        = contracts.ReasonPoison

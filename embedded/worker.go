@@ -87,4 +87,8 @@ type ContainerConfig struct {
 	MaxMemory int64
 	MaxCPUs   float64
 	MaxPIDs   int64
+	// MaxSetups and MaxSetupBytes bound what is kept of setups, and SetupAge for how long; 0 is 64, 20 GiB and 7 days.
+	MaxSetups     int
+	MaxSetupBytes int64
+	SetupAge      time.Duration
 }

@@ -20,6 +20,7 @@ type containerFlags struct {
 	cpus                                             float64
 	pids                                             int64
 	writable, noInit                                 unless
+	setup                                            setupFlags
 }
 
 func (f *containerFlags) bind(fs *pflag.FlagSet) {
@@ -37,6 +38,7 @@ func (f *containerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.pull, "pull", "", "fetch the image: missing, always or never (default missing): `WHEN`")
 	fs.VarPF(&f.writable, "read-only", "", "keep the image's file system from being written to").NoOptDefVal = "true"
 	fs.VarPF(&f.noInit, "init", "", "run an init that reaps processes and passes on signals").NoOptDefVal = "true"
+	f.setup.bind(fs)
 }
 
 // unless is a flag that is true unless it is said not to be: it holds whether that was said.
@@ -80,6 +82,10 @@ func (f *containerFlags) set(inv *runnel.Invocation) error {
 		}
 		c.Mounts = append(c.Mounts, runnel.Mount{Source: parts[0], Target: parts[1], Writable: len(parts) == 3 && parts[2] == "rw"})
 	}
+	var err error
+	if c.Setup, err = f.setup.of(); err != nil {
+		errs = append(errs, err)
+	}
 	if f.image == "" {
 		if f.given(c) {
 			errs = append(errs, errors.New("these flags go with a container: name its image with --image"))
@@ -92,6 +98,6 @@ func (f *containerFlags) set(inv *runnel.Invocation) error {
 
 // given reports whether a flag that goes with an image says something.
 func (f *containerFlags) given(c runnel.Container) bool {
-	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.WritableRoot || c.NoInit ||
+	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.WritableRoot || c.NoInit || c.Setup != nil ||
 		c.Platform != "" || c.Pull != "" || len(c.Entrypoint)+len(c.Ports)+len(c.Tmpfs)+len(c.Mounts) > 0 || len(f.tmpfs)+len(f.volume) > 0
 }

@@ -28,6 +28,14 @@ func TestContainerOfFlags(t *testing.T) {
 				Platform: "linux/arm64", Pull: runnel.PullAlways, WritableRoot: true, NoInit: true,
 			}, "",
 		},
+		"no image for a setup":  {"--setup true", nil, "--image"},
+		"no setup":              {"--image tool --setup-timeout 3s", nil, "--setup"},
+		"bad setup environment": {"--image tool --setup true --setup-env A", nil, `--setup-env "A"`},
+		"setup": {"--image tool --setup one --setup two --setup-timeout 1.5m --setup-user 1 --setup-network bridge --setup-env A=b=c", &runnel.Container{
+			Image: "tool", Setup: &runnel.Setup{
+				Command: []string{"sh", "-ec", "one\ntwo"}, Environment: map[string]string{"A": "b=c"}, User: "1", Network: "bridge", TimeoutSeconds: 90,
+			},
+		}, ""},
 		"no image":      {"--network bridge", nil, "--image"},
 		"not read-only": {"--read-only=false", nil, "--image"},
 		"bad volume":    {"--image tool -v /s", nil, `--volume "/s"`},

@@ -24,6 +24,7 @@ type workerFlags struct {
 	output    settings.Size
 	maxOutput settings.Size
 	memory    settings.Size
+	setupDisk settings.Size
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -53,6 +54,9 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.Var(&f.memory, "container-memory", "let a container have so much memory: `SIZE` (default what the machine has)")
 	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
+	fs.IntVar(&c.Containers.MaxSetups, "container-setups", 0, "keep the images that `N` setups left, the last used (default 64)")
+	fs.Var(&f.setupDisk, "container-setup-disk", "keep so much of what setups left: `SIZE` (default 20GiB)")
+	fs.DurationVar(&c.Containers.SetupAge, "container-setup-age", 0, "do a setup anew when what it left is older (default 168h)")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 30*time.Second, "how long runs may go on once asked to stop")
 	f.output.Bytes, f.maxOutput.Bytes = 64<<20, 1<<30
 	fs.Var(&f.output, "output-limit", "keep `SIZE` of a run's output where it is not said")
@@ -74,7 +78,8 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 	if c.DiskFloor == 0 {
 		c.DiskFloor = -1
 	}
-	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas} {
+	c.Containers.MaxSetupBytes = f.setupDisk.Bytes
+	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas, "container-setups": c.Containers.MaxSetups} {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %d: must not be negative", flag, n)
 		}
@@ -85,6 +90,9 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %v: must not be negative", flag, n)
 		}
+	}
+	if age := c.Containers.SetupAge; age < 0 {
+		return c, fmt.Errorf("--container-setup-age %s: must not be negative", age)
 	}
 	for flag, d := range map[string]time.Duration{"drain-timeout": c.DrainTimeout, "max-disconnect": c.MaxDisconnect} {
 		if d <= 0 {

@@ -43,6 +43,8 @@ type Container struct {
 	Pull Pull `json:"pull,omitempty"`
 	// NoInit runs the command as process 1 itself, without an init that reaps and passes on signals.
 	NoInit bool `json:"no_init,omitempty"`
+	// Setup is done to the image before the command runs; nil is nothing.
+	Setup *Setup `json:"setup,omitempty"`
 }
 
 // Tmpfs is a directory in memory.
@@ -114,14 +116,7 @@ func (p *problems) container(inv Invocation) {
 	if len(c.Entrypoint) > 0 && c.Entrypoint[0] == "" {
 		p.add("container.entrypoint[0]", "must not be empty: it names the program")
 	}
-	p.pattern("container.user", c.User, userPattern, "is not UID, UID:GID or names")
-	if id, _, _ := strings.Cut(c.User, ":"); id != "" {
-		for _, part := range strings.Split(c.User, ":") {
-			if n, err := strconv.ParseUint(part, 10, 64); err == nil && n >= math.MaxInt32 {
-				p.add("container.user", "%s is beyond what an id may be", quote(part))
-			}
-		}
-	}
+	p.user("container.user", c.User)
 	p.pattern("container.network", c.Network, networkPattern, "is not the name of a network")
 	p.pattern("container.platform", c.Platform, platformPattern, "is not OS/ARCHITECTURE[/VARIANT]")
 	if c.Pull != "" && !slices.Contains(Pulls(), c.Pull) {
@@ -132,6 +127,17 @@ func (p *problems) container(inv Invocation) {
 	p.within("container.pids", float64(c.PIDs), 1, MaxPIDs)
 	p.ports(c)
 	p.places(c)
+	p.setup(c.Setup)
+}
+
+// user checks who something runs as, where that is said.
+func (p *problems) user(field, user string) {
+	p.pattern(field, user, userPattern, "is not UID, UID:GID or names")
+	for _, part := range strings.Split(user, ":") {
+		if n, err := strconv.ParseUint(part, 10, 64); err == nil && n >= math.MaxInt32 {
+			p.add(field, "%s is beyond what an id may be", quote(part))
+		}
+	}
 }
 
 // pattern checks a text that may be empty.
@@ -239,5 +245,5 @@ func (c *Container) size() int {
 	for _, m := range c.Mounts {
 		n += len(m.Source) + len(m.Target) + 48
 	}
-	return n
+	return n + c.Setup.size()
 }

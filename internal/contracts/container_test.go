@@ -49,8 +49,20 @@ func TestValidateContainer(t *testing.T) { // S16, S21, S22, S24
 			`container.mounts[0].source: "data" is not an absolute path without '.', '..', ',' and ':'`, `container.mounts[0].target: "/data" is there twice`,
 			`container.mounts[1].source: "/x/.." is not an absolute path without '.', '..', ',' and ':'`,
 			`container.mounts[1].target: "/runnel/artifacts" is within /runnel, which is Runnel's own`}},
-		"platform": {func(c *contracts.Container) { c.Platform = "arm64" }, []string{`container.platform: "arm64" is not OS/ARCHITECTURE[/VARIANT]`}},
-		"pull":     {func(c *contracts.Container) { c.Pull = "sometimes" }, []string{`container.pull: "sometimes" is not missing, always or never`}},
+		"platform":         {func(c *contracts.Container) { c.Platform = "arm64" }, []string{`container.platform: "arm64" is not OS/ARCHITECTURE[/VARIANT]`}},
+		"setup":            {func(c *contracts.Container) { c.Setup = &contracts.Setup{Command: []string{"true"}} }, nil},
+		"setup of nothing": {func(c *contracts.Container) { c.Setup = &contracts.Setup{} }, []string{"container.setup.command: must not be empty"}},
+		"bad setup": {func(c *contracts.Container) {
+			c.Setup = &contracts.Setup{
+				Command: []string{"", "\xff"}, Environment: map[string]string{"RUNNEL_RUN": "", "A=B": ""}, User: "a b", Network: "a b", TimeoutSeconds: -1,
+			}
+		}, []string{
+			"container.setup.command[0]: must not be empty: it names the program", `container.setup.command[1]: "\xff" is not UTF-8`,
+			`container.setup.environment["A=B"]: the name must not contain '='`,
+			`container.setup.environment["RUNNEL_RUN"]: names that begin with RUNNEL_ are reserved`,
+			`container.setup.user: "a b" is not UID, UID:GID or names`, `container.setup.network: "a b" is not the name of a network`,
+			"container.setup.timeout_seconds: -1 is negative"}},
+		"pull": {func(c *contracts.Container) { c.Pull = "sometimes" }, []string{`container.pull: "sometimes" is not missing, always or never`}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,6 +82,11 @@ func TestValidateContainer(t *testing.T) { // S16, S21, S22, S24
 	inv.Container, inv.Command = nil, nil
 	if got, want := broken(inv.Validate()), "container: must not be absent for kind container: it names the image"; !slices.Equal(got, []string{want}) {
 		t.Errorf("Validate() without a container = %q, want %q", got, want)
+	}
+	inv = containerInvocation()
+	inv.Container.Setup.Environment["LARGE"] = long(contracts.MaxMessageBytes - 200)
+	if got := broken(inv.Validate()); len(got) != 1 || !strings.Contains(got[0], "more than the 524288 of a message") {
+		t.Errorf("Validate() of a large setup = %.200q", got)
 	}
 	inv = containerInvocation()
 	inv.Container.Entrypoint = []string{long(contracts.MaxMessageBytes - 200)}

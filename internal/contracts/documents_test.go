@@ -69,6 +69,10 @@ func containerInvocation() contracts.Invocation {
 		Tmpfs:    []contracts.Tmpfs{{Path: "/tmp", SizeBytes: 64 << 20}, {Path: "/run"}},
 		Mounts:   []contracts.Mount{{Source: "/srv/data", Target: "/data"}, {Source: "/srv/data", Target: "/cache", Writable: true}},
 		Platform: "linux/arm64/v8", Pull: contracts.PullAlways, NoInit: true,
+		Setup: &contracts.Setup{
+			Command: []string{"sh", "-ec", "pip install numpy"}, Environment: map[string]string{"PIP_NO_CACHE_DIR": "1"},
+			User: "0:0", Network: "bridge", TimeoutSeconds: 300,
+		},
 	}
 	return inv
 }

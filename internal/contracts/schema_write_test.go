@@ -131,6 +131,8 @@ var byField = map[string]object{
 	"Container.ports":         {{"maxItems", contracts.MaxContainerItems}},
 	"Container.tmpfs":         {{"maxItems", contracts.MaxContainerItems}},
 	"Container.mounts":        {{"maxItems", contracts.MaxContainerItems}},
+	"Setup.command":           {{"minItems", 1}},
+	"Setup.environment":       {{"propertyNames", object{{"pattern", "^[^=]+$"}}}},
 	"Presence.name":           {{"minLength", 1}},
 	"subject":                 {{"minLength", 1}},
 	"artifact_globs":          {{"maxItems", contracts.MaxArtifactGlobs}},

@@ -199,15 +199,7 @@ func (p *problems) command(inv Invocation) {
 }
 
 func (p *problems) environment(inv Invocation) {
-	p.textMap("environment", inv.Environment, MaxPathBytes, MaxMessageBytes, func(name string) string {
-		switch {
-		case strings.Contains(name, "="):
-			return "the name must not contain '='"
-		case strings.HasPrefix(name, ReservedEnvironment):
-			return "names that begin with " + ReservedEnvironment + " are reserved"
-		}
-		return ""
-	})
+	p.variables("environment", inv.Environment)
 	p.globs("environment_pass", inv.EnvironmentPass)
 	p.globs("environment_deny", inv.EnvironmentDeny)
 }

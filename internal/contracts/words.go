@@ -74,6 +74,7 @@ const (
 	ReasonNotExecutable Reason = "not_executable" // failed, 126: the command cannot be executed
 	ReasonNotAllowed    Reason = "not_allowed"    // rejected: the worker's policy forbids it
 	ReasonImage         Reason = "image"          // failed: the image cannot be had
+	ReasonSetup         Reason = "setup"          // failed: the setup did not end well, so the command did not run (S8)
 	ReasonArtifacts     Reason = "artifacts"      // failed: the run ended well, its files could not be stored
 	ReasonInfra         Reason = "infra"          // failed: Runnel or its surroundings, not the work
 	ReasonPoison        Reason = "poison"         // failed: it took too many workers down

@@ -49,6 +49,10 @@ type Config struct {
 	MaxOutFiles int
 	// PullTimeout bounds one pull, PullStall the time in it without progress; 0 is 10 minutes and 60 s.
 	PullTimeout, PullStall time.Duration
+	// MaxSetups and MaxSetupBytes bound what is kept of setups, and SetupAge for how long: 0 is 64, 20 GiB and 7 days.
+	MaxSetups     int
+	MaxSetupBytes int64
+	SetupAge      time.Duration
 	// DockerConfig is the directory with the registries' credentials; "" is DOCKER_CONFIG, else ~/.docker.
 	DockerConfig string
 }
@@ -66,6 +70,9 @@ func (c Config) withDefaults() (Config, error) {
 	fill(&c.MaxFile, 4<<30)
 	fill(&c.MaxOut, 16<<30)
 	fill(&c.MaxOutFiles, 100_000)
+	fill(&c.MaxSetups, 64)
+	fill(&c.MaxSetupBytes, 20<<30)
+	fill(&c.SetupAge, 7*24*time.Hour)
 	fill(&c.PullTimeout, 10*time.Minute)
 	fill(&c.PullStall, time.Minute)
 	if c.WorkRoot == "" {
@@ -92,10 +99,11 @@ func fill[T comparable](field *T, value T) {
 
 // Runner runs containers. Close it after the last run.
 type Runner struct {
-	cfg   Config
-	api   *client.Client
-	owner *owner
-	pulls shared[*pull]
+	cfg    Config
+	api    *client.Client
+	owner  *owner
+	pulls  shared[*pull]
+	setups shared[*made]
 
 	stop  context.CancelFunc
 	watch sync.WaitGroup
@@ -150,6 +158,7 @@ func (r *Runner) Close() error {
 	r.stop()
 	r.watch.Wait()
 	r.pulls.wait()
+	r.setups.wait()
 	err := r.tidy()
 	return errors.Join(err, r.owner.close(), r.api.Close())
 }

@@ -51,6 +51,7 @@ func open(t testing.TB, cfg container.Config) *container.Runner {
 			t.Errorf("Close() = %v", err)
 		}
 		nothingLeft(t, cfg.WorkRoot)
+		removeSetups(t, cfg.WorkRoot)
 	})
 	return r
 }

@@ -23,9 +23,12 @@ func (r *Runner) image(ctx context.Context, job runner.Job, out runner.Sink) (*c
 	c := job.Container
 	if c.Pull != contracts.PullAlways {
 		call, cancel := bounded(ctx)
-		_, err := r.api.ImageInspect(call, c.Image)
+		info, err := r.api.ImageInspect(call, c.Image)
 		cancel()
 		switch {
+		case err == nil && info.Config != nil && info.Config.Labels[labelSetup] != "":
+			o := failed(contracts.ReasonImage, "image %s is what a setup left: only that setup uses it", c.Image)
+			return &o, nil
 		case err == nil:
 			return nil, nil
 		case ctx.Err() != nil:

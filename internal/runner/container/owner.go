@@ -44,6 +44,9 @@ func newOwner(dir string) (*owner, error) {
 // lockName is the name of a runner's lock file.
 func lockName(owner string) string { return ".containers-" + owner + ".lock" }
 
+// root is the directory in which owners keep their locks that share what setups left.
+func (o *owner) root() string { return filepath.Dir(o.path) }
+
 // close gives up the lock. It may be called of nil.
 func (o *owner) close() error {
 	if o == nil {

@@ -28,11 +28,27 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
+	prepare, err := r.setup(job, e)
+	if err != nil {
+		return contracts.Outcome{}, err
+	}
 	if missed, err := r.image(ctx, job, out); missed != nil || err != nil {
 		return outcomeOf(missed), err
 	}
+	var told contracts.Outcome
+	if prepare != nil {
+		image, o, err := r.setUp(ctx, prepare, out)
+		if err != nil && !errors.Is(err, runner.ErrRejected) {
+			err = fmt.Errorf("run container: %w", err)
+		}
+		if image == "" || err != nil {
+			return o, err
+		}
+		s.config.Image, s.platform, s.kept, told = image, nil, true, o
+	}
 	r.owns(s.name)
 	outcome, err := r.fresh(ctx, job, s, e, out)
+	outcome.Metadata = tell(outcome.Metadata, told.Metadata)
 	removeErr := r.remove(ctx, s.name)
 	r.settled(s.name, removeErr == nil)
 	if removeErr != nil && err == nil {
@@ -84,13 +100,20 @@ func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, e *engine, 
 	}
 	warnings = append(warnings, r.collect(ctx, job, id, volume, &outcome)...)
 	outcome.Warnings = append(warnings, outcome.Warnings...)
-	if len(where) > 0 {
-		if outcome.Metadata == nil {
-			outcome.Metadata = map[string]string{}
-		}
-		maps.Copy(outcome.Metadata, where)
-	}
+	outcome.Metadata = tell(outcome.Metadata, where)
 	return outcome, err
+}
+
+// tell adds to metadata, which may be nil.
+func tell(metadata, more map[string]string) map[string]string {
+	if len(more) == 0 {
+		return metadata
+	}
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	maps.Copy(metadata, more)
+	return metadata
 }
 
 // interrupted returns the cause of a context that ended in place of what a call made of it.
@@ -115,7 +138,7 @@ func (r *Runner) create(ctx context.Context, job runner.Job, s *spec) (id string
 	case errdefs.IsInvalidArgument(err):
 		// The engine's own words: no command in the image, a place that cannot be mounted on.
 		return "", nil, nil, runner.Reject(contracts.ReasonBadInvocation, "the engine refuses the container: %v", err)
-	case errdefs.IsNotFound(err):
+	case errdefs.IsNotFound(err) && !s.kept:
 		o := failed(contracts.ReasonImage, "image %s: %v", job.Container.Image, err)
 		return "", nil, &o, nil
 	}

@@ -32,6 +32,7 @@ type spec struct {
 	config   container.Config
 	host     container.HostConfig
 	platform *ocispec.Platform
+	kept     bool     // the image is one that a setup left, which others may remove
 	dirs     []string // below the workspace, made before the work begins
 }
 

@@ -37,6 +37,7 @@ func (r *Runner) sweep(ctx context.Context) {
 		// Nobody can make anything under this lock any more: its name is never used again.
 		_ = os.Remove(path)
 	}
+	r.sweepSetups(ctx, time.Now())
 }
 
 // stray reports whether a container is this runner's own, and of no run: one that the engine made after all, when its

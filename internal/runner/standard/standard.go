@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
@@ -52,6 +53,10 @@ type Containers struct {
 	MaxMemory int64
 	MaxCPUs   float64
 	MaxPIDs   int64
+	// MaxSetups and MaxSetupBytes bound what is kept of setups, and SetupAge for how long; 0 is 64, 20 GiB and 7 days.
+	MaxSetups     int
+	MaxSetupBytes int64
+	SetupAge      time.Duration
 }
 
 // Add makes a kind known to Runners. It is for the init of a package that a program imports for its sake, as it does a

@@ -16,5 +16,6 @@ func open(cfg standard.Config) (runner.Runner, error) {
 	return container.New(container.Config{
 		WorkRoot: cfg.WorkRoot, AllowNetwork: c.AllowNetwork, AllowMount: c.AllowMount,
 		MaxMemory: c.MaxMemory, MaxCPUs: c.MaxCPUs, MaxPIDs: c.MaxPIDs,
+		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge,
 	})
 }

@@ -47,6 +47,8 @@ func init() {
 		"serve":   serve,
 		"fork":    forkBomb,
 		"files":   manyFiles,
+		"stamp":   stamp,
+		"fill":    fill,
 	}
 }
 
@@ -217,6 +219,26 @@ func look(args []string) int {
 			data = fmt.Sprintf("%q %v", content, err)
 		}
 		fmt.Println(path, info.Mode(), sys.Uid, sys.Gid, data)
+	}
+	return 0
+}
+
+// stamp PATH writes there what no other call does, after a moment, and says so on both streams.
+func stamp(args []string) int {
+	time.Sleep(200 * time.Millisecond)
+	text := strconv.FormatInt(time.Now().UnixNano(), 36)
+	if err := os.WriteFile(args[0], []byte(text), 0o644); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return say([]string{"stamped " + text, "stamped"})
+}
+
+// fill PATH N writes a file of N bytes.
+func fill(args []string) int {
+	if err := os.WriteFile(args[0], make([]byte, number(args[1])), 0o644); err != nil {
+		fmt.Println(err)
+		return 1
 	}
 	return 0
 }
