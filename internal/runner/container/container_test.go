@@ -1,6 +1,7 @@
 package container_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
 	"go.uber.org/goleak"
 
 	"github.com/runnel-project/runnel/internal/contracts"
@@ -56,15 +59,67 @@ func open(t testing.TB, cfg container.Config) *container.Runner {
 	return r
 }
 
-// nothingLeft fails the test if a container of the runner is there, or its lock. Its volume goes with the container.
+// nothingLeft fails the test if anything of the runner is there: a container, volume or network, or its lock.
 func nothingLeft(t testing.TB, root string) {
 	t.Helper()
-	if left := containers(t, root); len(left) > 0 {
-		t.Errorf("containers left: %v", left)
+	if left := things(t, root); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 	if locks, _ := filepath.Glob(filepath.Join(root, ".containers-*.lock")); len(locks) > 0 {
 		t.Errorf("locks left: %v", locks)
 	}
+}
+
+// things returns what is on the engine of the runners that work in root: containers, volumes and networks.
+func things(t testing.TB, root string) []string {
+	t.Helper()
+	api := enginetest.Client(t)
+	found := containers(t, root)
+	ours := func(kind, name string, labels map[string]string) {
+		if filepath.Dir(labels["io.runnel.lock"]) == root {
+			found = append(found, kind+" "+name)
+		}
+	}
+	owned := filters.NewArgs(filters.Arg("label", "io.runnel.owner"))
+	volumes, err := api.VolumeList(background(t), volume.ListOptions{Filters: owned})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range volumes.Volumes {
+		ours("volume", v.Name, v.Labels)
+	}
+	networks, err := api.NetworkList(background(t), network.ListOptions{Filters: owned})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range networks {
+		ours("network", n.ID, n.Labels)
+	}
+	return found
+}
+
+// processes returns what runs on this machine with the variable of a job in its environment: "PID COMMAND". One that has ended,
+// and waits for somebody to ask how, does not run.
+func processes(t testing.TB, job runner.Job) (found []string) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range all {
+		data, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(data, []byte("RUNNEL_INVOCATION_ID="+job.ID+"\x00")) {
+			continue
+		}
+		dir := filepath.Dir(file)
+		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if _, after, ok := bytes.Cut(stat, []byte(") ")); err != nil || !ok || after[0] == 'Z' || after[0] == 'X' {
+			continue
+		}
+		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		found = append(found, filepath.Base(dir)+" "+string(bytes.ReplaceAll(command, []byte{0}, []byte{' '})))
+	}
+	return found
 }
 
 // containers returns what is on the engine of the runners that work in root: "NAME STATE".
@@ -90,7 +145,7 @@ func command(t testing.TB, args ...string) runner.Job {
 	t.Helper()
 	return runner.Job{
 		Invocation: contracts.Invocation{
-			ID: "job", Kind: contracts.KindContainer, Command: append([]string{enginetest.Job}, args...),
+			ID: "job-" + contracts.NewRun(), Kind: contracts.KindContainer, Command: append([]string{enginetest.Job}, args...),
 			Container: &contracts.Container{Image: enginetest.Image(t)},
 		},
 		Attempt: 1, Run: contracts.NewRun(), Dir: t.TempDir(), Artifacts: t.TempDir(),
@@ -105,7 +160,27 @@ func run(t testing.TB, r runner.Runner, job runner.Job) (contracts.Outcome, *run
 	if err != nil {
 		t.Fatalf("Run(%q) = %+v, %v", job.Command, outcome, err)
 	}
+	over(t, job)
 	return outcome, sink
+}
+
+// over fails the test if anything of a job is left whose Run has returned.
+func over(t testing.TB, job runner.Job) {
+	t.Helper()
+	if left := processes(t, job); len(left) > 0 {
+		t.Errorf("processes of the job are left: %v", left)
+	}
+	api := enginetest.Client(t)
+	list, err := api.ContainerList(background(t), containertypes.ListOptions{
+		All: true, Filters: filters.NewArgs(filters.Arg("label", "io.runnel.invocation="+job.ID)),
+	})
+	if err != nil || len(list) > 0 {
+		t.Errorf("containers of the job are left: %v, %v", list, err)
+	}
+	volumes, err := api.VolumeList(background(t), volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "io.runnel.invocation="+job.ID))})
+	if err != nil || len(volumes.Volumes) > 0 {
+		t.Errorf("volumes of the job are left: %v, %v", volumes.Volumes, err)
+	}
 }
 
 func code(o contracts.Outcome) int {

@@ -52,7 +52,7 @@ func (r *Runner) setup(job runner.Job, e *engine) (*setup, error) {
 		return nil, err
 	}
 	s.name = "runnel-setup-" + job.Run
-	s.config.Env, s.config.WorkingDir, s.config.Volumes = nil, "", nil
+	s.config.Env, s.config.WorkingDir, s.host.Mounts = nil, "", nil
 	for name, value := range of.Environment {
 		s.config.Env = append(s.config.Env, name+"="+value)
 	}

@@ -56,8 +56,7 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 	s.config = container.Config{
 		Image: c.Image, Entrypoint: c.Entrypoint, Cmd: job.Command, User: user(c), Env: environment(job), WorkingDir: dir,
 		AttachStdout: true, AttachStderr: true, AttachStdin: job.Stdin != nil, OpenStdin: job.Stdin != nil, StdinOnce: job.Stdin != nil,
-		Labels:  labels,
-		Volumes: map[string]struct{}{contracts.ContainerRoot: {}},
+		Labels: labels,
 		// A health check of the image's would run a second process, on a timer.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
@@ -75,7 +74,7 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 	}
 	s.host = container.HostConfig{
 		NetworkMode: network, ReadonlyRootfs: !c.WritableRoot, CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"},
-		Resources: limits, Tmpfs: tmpfs(c), Mounts: mounts, Init: new(!c.NoInit),
+		Resources: limits, Tmpfs: tmpfs(c), Mounts: append(mounts, workVolume(labels)), Init: new(!c.NoInit),
 		IpcMode: container.IPCModePrivate, LogConfig: container.LogConfig{Type: "none"},
 	}
 	s.publish(c)
@@ -195,6 +194,12 @@ func (r *Runner) mounts(c *contracts.Container) ([]mount.Mount, error) {
 		list = append(list, mount.Mount{Type: mount.TypeBind, Source: source, Target: m.Target, ReadOnly: !m.Writable})
 	}
 	return list, nil
+}
+
+// workVolume is what the work's directories are on: it has no name, so that it goes with its container, and labels, so that it is found
+// where an engine ended between the two.
+func workVolume(labels map[string]string) mount.Mount {
+	return mount.Mount{Type: mount.TypeVolume, Target: contracts.ContainerRoot, VolumeOptions: &mount.VolumeOptions{Labels: labels}}
 }
 
 // within reports whether path is dir or below. Both are clean and absolute.

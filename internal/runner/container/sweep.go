@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 )
 
@@ -33,11 +34,26 @@ func (r *Runner) sweep(ctx context.Context) {
 			locks[c.Labels[labelLock]] = true
 		}
 	}
+	r.sweepVolumes(ctx)
 	for path := range locks {
 		// Nobody can make anything under this lock any more: its name is never used again.
 		_ = os.Remove(path)
 	}
 	r.sweepSetups(ctx, time.Now())
+}
+
+// sweepVolumes removes volumes whose container is gone. An engine keeps one that has a container, whoever's.
+func (r *Runner) sweepVolumes(ctx context.Context) {
+	list, err := r.api.VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelOwner), filters.Arg("dangling", "true"))})
+	if err != nil {
+		return
+	}
+	for _, v := range list.Volumes {
+		// A run has its volume for a moment before it has a container.
+		if r.owner.dead(v.Labels) || r.stray(v.Labels, []string{"runnel-" + v.Labels[labelRun]}) {
+			_ = r.api.VolumeRemove(ctx, v.Name, false)
+		}
+	}
 }
 
 // stray reports whether a container is this runner's own, and of no run: one that the engine made after all, when its

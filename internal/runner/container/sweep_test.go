@@ -17,7 +17,7 @@ import (
 )
 
 // childImage has TestMain run a container that hangs, in place of the tests.
-const childImage, childRoot = "CONTAINER_TEST_IMAGE", "CONTAINER_TEST_ROOT"
+const childImage, childRoot, childID, childSetup = "CONTAINER_TEST_IMAGE", "CONTAINER_TEST_ROOT", "CONTAINER_TEST_ID", "CONTAINER_TEST_SETUP"
 
 // child is a worker that gets killed.
 func child() int {
@@ -27,10 +27,13 @@ func child() int {
 	}
 	job := runner.Job{
 		Invocation: contracts.Invocation{
-			ID: "job", Kind: contracts.KindContainer, Command: []string{enginetest.Job, "hang", "deaf"},
+			ID: os.Getenv(childID), Kind: contracts.KindContainer, Command: []string{enginetest.Job, "hang", "deaf"},
 			Container: &contracts.Container{Image: os.Getenv(childImage)},
 		},
 		Run: contracts.NewRun(),
+	}
+	if os.Getenv(childSetup) != "" {
+		job.Container.Setup = &contracts.Setup{Command: job.Command}
 	}
 	ctx, stop := contextOfChild()
 	defer stop()
@@ -44,6 +47,15 @@ func child() int {
 // What a killed worker left is removed by the next one, soon, and nothing of one that lives.
 func TestKilledWorkersContainersGo(t *testing.T) {
 	t.Parallel()
+	for name, setup := range map[string]string{"in a command": "", "in a setup": "yes"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			killedWorkersContainersGo(t, setup)
+		})
+	}
+}
+
+func killedWorkersContainersGo(t *testing.T, setup string) {
 	root := t.TempDir()
 	r := open(t, container.Config{WorkRoot: root})
 	image := enginetest.Image(t)
@@ -61,7 +73,8 @@ func TestKilledWorkersContainersGo(t *testing.T) {
 	await(t, begun)
 
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childImage+"="+image, childRoot+"="+root)
+	lost := command(t)
+	cmd.Env = append(os.Environ(), childImage+"="+image, childRoot+"="+root, childID+"="+lost.ID, childSetup+"="+setup)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +107,9 @@ func TestKilledWorkersContainersGo(t *testing.T) {
 	}
 	_, _ = io.Copy(io.Discard, out)
 	_ = cmd.Wait()
+	if setup == "" && len(processes(t, lost)) == 0 {
+		t.Log("the engine's processes are not to be seen from here: that none is left is not shown")
+	}
 	began := time.Now()
 	third, err = container.New(container.Config{WorkRoot: root})
 	if err != nil {
@@ -104,7 +120,11 @@ func TestKilledWorkersContainersGo(t *testing.T) {
 			t.Fatalf("containers are %v after a minute, want the living worker's alone", containers(t, root))
 		}
 	}
-	t.Logf("figure: a killed worker's container is gone %s after the next worker's start", time.Since(began).Round(time.Millisecond))
+	over(t, lost)
+	if left := things(t, root); len(left) != 2 { // a container and its volume
+		t.Errorf("left are %v, want what is the living worker's", left)
+	}
+	t.Logf("figure: a killed worker's container and volume are gone %s after the next worker's start", time.Since(began).Round(time.Millisecond))
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		locks, _ := filepath.Glob(filepath.Join(root, ".containers-*.lock"))
 		if len(locks) == 2 {
