@@ -19,22 +19,6 @@ func newArtifact(a *app) *cobra.Command {
 	return cmd
 }
 
-// onInvocation opens a session and resolves an id for do.
-func (a *app) onInvocation(ctx context.Context, given string, do func(context.Context, *session, string) error) error {
-	ctx, done := leaving(ctx)
-	defer done()
-	s, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	id, err := a.resolve(ctx, s, given)
-	if err != nil {
-		return err
-	}
-	return do(ctx, s, id)
-}
-
 func newArtifactLs(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls ID",

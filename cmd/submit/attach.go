@@ -35,6 +35,22 @@ func leaving(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { signal.Stop(signals); cancel(nil) }
 }
 
+// onInvocation opens a session and resolves an id for do, which only looks on: an interrupt ends it.
+func (a *app) onInvocation(ctx context.Context, given string, do func(context.Context, *session, string) error) error {
+	ctx, done := leaving(ctx)
+	defer done()
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	id, err := a.resolve(ctx, s, given)
+	if err != nil {
+		return err
+	}
+	return do(ctx, s, id)
+}
+
 // broken turns the error of writing our output into an exit code of its own:
 // that nobody reads any more is not a failure to be told.
 func broken(err error) error {

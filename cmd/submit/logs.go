@@ -24,22 +24,13 @@ counted. With --json it prints the events, one a line.`,
 			if follow && run != "" {
 				return errors.New("logs -f --run: what is followed is the run under way; leave out one of them")
 			}
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			id, err := a.resolve(ctx, s, args[0])
-			if err != nil {
-				return err
-			}
-			events, err := a.logsOf(ctx, s, id, follow, run)
-			if err != nil {
-				return err
-			}
-			return a.printLogs(events)
+			return a.onInvocation(cmd.Context(), args[0], func(ctx context.Context, s *session, id string) error {
+				events, err := a.logsOf(ctx, s, id, follow, run)
+				if err != nil {
+					return err
+				}
+				return a.printLogs(events)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it has ended")

@@ -41,18 +41,9 @@ Without an ID it lists the manual invocations that have not ended.`,
 			if err != nil {
 				return err
 			}
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			id, err := a.resolve(ctx, s, args[0])
-			if err != nil {
-				return err
-			}
-			return a.reply(ctx, s, id, outcome, f.timeout.value)
+			return a.onInvocation(cmd.Context(), args[0], func(ctx context.Context, s *session, id string) error {
+				return a.reply(ctx, s, id, outcome, f.timeout.value)
+			})
 		},
 	}
 	fs := cmd.Flags()

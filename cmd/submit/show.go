@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,25 +20,16 @@ func newShow(a *app) *cobra.Command {
 		Short: "Show what is known of an invocation",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			id, err := a.resolve(ctx, s, args[0])
-			if err != nil {
-				return err
-			}
-			info, err := s.Get(ctx, id)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.object(shownOf(info))
-			}
-			return a.show(info, time.Now())
+			return a.onInvocation(cmd.Context(), args[0], func(ctx context.Context, s *session, id string) error {
+				info, err := s.Get(ctx, id)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.object(shownOf(info))
+				}
+				return a.show(info, time.Now())
+			})
 		},
 	}
 }
