@@ -81,7 +81,7 @@ func (f *follower) complete(ctx context.Context, r *shownRun, res contracts.Resu
 
 // walkRun takes in what is stored of r from where the follower stands. What is missing in it never comes.
 func (f *follower) walkRun(ctx context.Context, r *shownRun) error {
-	return f.walk(ctx, f.p.names.RunAll(f.p.tenant, f.id, r.name), f.takeStored)
+	return f.walk(ctx, f.p.names.RunAll(f.p.tenant, f.id, r.name), reach{}, f.takeStored)
 }
 
 // takeStored shows a message of a run that has ended, or is shown as far as it is stored.
@@ -164,7 +164,7 @@ func (f *follower) replay(ctx context.Context, name string) error {
 		return err
 	}
 	ended := err == nil
-	if err := f.walk(ctx, subject, f.takeStored); err != nil {
+	if err := f.walk(ctx, subject, reach{}, f.takeStored); err != nil {
 		return err
 	}
 	if ended {

@@ -7,8 +7,6 @@ import (
 	"iter"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/runnel-project/runnel/internal/contracts"
 )
 
@@ -16,16 +14,6 @@ import (
 const AllRuns = "all"
 
 const (
-	// What a follower asks for at once, and what it takes in of live copies before it renews its subscription: the
-	// server sends no more than that to one that does not read. It begins with a quarter of a
-	// second of a link of 1 MB/s, and goes by what the link shows it can carry in paceTime.
-	paceLeast, paceMost = 256 << 10, 4 << 20
-	paceTime            = 100 * time.Millisecond
-	// So many copies may be on their way however small the pace, if they are small.
-	liveCreditSmall = 64
-	smallCopy       = 4 << 10
-	// How long what a slow link still holds may take to come.
-	drainTimeout = 10 * time.Second
 	// Without a live copy for so long a follower asks what is stored; the wait doubles up to liveIdleMost.
 	liveIdle     = time.Second
 	liveIdleMost = 16 * time.Second
@@ -123,22 +111,12 @@ type follower struct {
 	runs map[string]*shownRun
 	all  bool // every run is shown, side by side
 
-	pace   int // bytes asked for at once
+	pace   int // bytes that the link carries in paceTime
 	credit int // live copies that the next subscription asks for
 }
 
 func newFollower(p *Producer, id string, yield func(contracts.Event, error) bool) *follower {
 	return &follower{p: p, id: id, yield: yield, runs: map[string]*shownRun{}, pace: paceLeast, credit: paceLeast / contracts.MaxChunkBytes}
-}
-
-// timed adapts the pace to a question of as many bytes as that, whose answer was of weight bytes and took so long.
-func (f *follower) timed(asked, weight int, took time.Duration) {
-	switch {
-	case took > 4*paceTime:
-		f.pace = max(f.pace/2, paceLeast)
-	case took < paceTime && asked >= f.pace && weight >= asked/2: // less says nothing of what the link can carry
-		f.pace = min(2*f.pace, paceMost)
-	}
 }
 
 // shownRun is what was shown of one run.
@@ -166,7 +144,7 @@ func (f *follower) follow(ctx context.Context) error {
 func (f *follower) goOn(ctx context.Context, first bool) error {
 	for ; ; first = false {
 		// Far behind, there is no subscription: what is stored is fetched piece by piece, at the reader's pace.
-		if err := f.catchUp(ctx); err != nil {
+		if err := f.comeNear(ctx); err != nil {
 			return err
 		}
 		if first && f.pos == 0 {
@@ -191,46 +169,6 @@ func (f *follower) gone(ctx context.Context) error {
 		return f.p.reply.Last(ctx, f.p.names.Result(f.p.tenant, f.id))
 	})
 	return err
-}
-
-// catchUp takes in everything that is stored and was not taken in yet; the leader says when that is all.
-func (f *follower) catchUp(ctx context.Context) error {
-	return f.walk(ctx, f.p.names.ReplyAll(f.p.tenant, f.id), f.take)
-}
-
-// walk hands every message of a filter from f.pos on to take, in stored order, and asks again where no answer came.
-func (f *follower) walk(ctx context.Context, filter string, take func(context.Context, Stored) error) error {
-	size := f.pace
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		var lost error
-		for s, err := range f.p.output.Walk(ctx, filter, f.pos+1, WalkOptions{MaxBytes: size, Next: func(weight int, took time.Duration) int {
-			f.timed(size, weight, took)
-			size = f.pace
-			return size
-		}}) {
-			if err != nil {
-				lost = err
-				break
-			}
-			if err := take(ctx, s); err != nil {
-				return err
-			}
-		}
-		if lost == nil || permanent(lost) {
-			return lost
-		}
-		// What was asked for may still be on its way over a slow link. It is let through first, and the next question is for less.
-		size = max(size/2, 1)
-		drain, cancel := context.WithTimeout(ctx, drainTimeout)
-		err := f.p.follow.FlushWithContext(drain)
-		cancel()
-		if errors.Is(err, nats.ErrConnectionClosed) {
-			return fmt.Errorf("connection: %w", ErrClosed)
-		}
-		if !sleep(ctx, wait) {
-			return endOf(ctx, lost)
-		}
-	}
 }
 
 // take shows one stored message; they come in stored order.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -424,5 +425,75 @@ func TestWatchOnASlowLink(t *testing.T) {
 	}
 	if got := nc.Stats().Reconnects; got > 0 {
 		t.Errorf("%d reconnects, want none", got)
+	}
+}
+
+// Who follows a flood from its beginning or comes in the middle of it gets each byte once: what is heard is not read as well.
+func TestWatchAFlood(t *testing.T) {
+	s := newStage(t, queue.Topology{})
+	s.submit("j")
+	s.start("j", runA)
+	const n = 400
+	text := strings.Repeat("x", 63<<10)
+	watch := func() (nc *nats.Conn, shown <-chan int, wait func()) {
+		nc = s.node.Connect(t)
+		p, numbers, done := s.producer(nc), make(chan int, n), make(chan struct{})
+		go func() {
+			defer close(done)
+			next := 0
+			for e, err := range p.Watch(within(t), "j") {
+				if err != nil || e.Type == contracts.EventGap || e.Type == contracts.EventRestarted {
+					t.Errorf("%s, want all of it", line(e, err))
+				}
+				if e.Type == contracts.EventOutput && e.N > 0 {
+					if want := fmt.Sprint(next, " ", text); string(e.Output.Data) != want {
+						t.Errorf("chunk %d begins with %.20q", next+1, e.Output.Data)
+					}
+					next++
+					numbers <- next
+				}
+			}
+			if next != n {
+				t.Errorf("%d chunks were shown, want %d", next, n)
+			}
+		}()
+		return nc, numbers, func() { <-done }
+	}
+	early, shown, earlyDone := watch()
+	var stored sync.WaitGroup
+	half := make(chan struct{})
+	stored.Go(func() {
+		var all sync.WaitGroup
+		for i := range n {
+			data, err := contracts.Encode(contracts.Chunk{N: i + 1, At: time.Now(), Pieces: pieces(fmt.Sprint(i, " ", text))})
+			if err != nil {
+				t.Error(err)
+			}
+			all.Add(1)
+			s.reply.PutAsync(s.names.Chunk("default", "j", runA, i+1), nil, data, func(_ uint64, err error) {
+				defer all.Done()
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			if i == n/2 {
+				close(half)
+			}
+		}
+		all.Wait()
+		s.result("j", runA, n, "tail")
+	})
+	<-shown
+	<-half
+	late, _, lateDone := watch()
+	earlyDone()
+	lateDone()
+	stored.Wait()
+	for name, nc := range map[string]*nats.Conn{"early": early, "late": late} {
+		got, payload := nc.Stats().InBytes, uint64(n*len(text))
+		t.Logf("%s: %.2f bytes came for each that was shown", name, float64(got)/float64(payload))
+		if got > 2*payload {
+			t.Errorf("%s: %d bytes came for %d that were shown", name, got, payload)
+		}
 	}
 }

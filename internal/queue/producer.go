@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,6 +55,7 @@ type Producer struct {
 	workers *Presences
 
 	turns chan struct{} // of submissions that ask; see turn
+	ears  atomic.Int64  // that listen on follow
 
 	// holeWait bounds how long a follower waits for a chunk that was overtaken by a later one.
 	holeWait time.Duration

@@ -235,8 +235,9 @@ type WalkOptions struct {
 	Batch int
 	// MaxBytes is about how much they may weigh; 0 is 1 MiB.
 	MaxBytes int
-	// Next, if not nil, is told how much an answer weighed and how long it took to come, and returns the next MaxBytes.
-	Next func(weight int, took time.Duration) int
+	// Next, if not nil, is told of each answer how much it weighed, how long it took to come and how many messages there were after
+	// it, and returns the next MaxBytes, or 0 if it was the last one that is wanted.
+	Next func(weight int, took time.Duration, left uint64) int
 }
 
 // Walk returns what is stored under a filter, from a sequence on (0 is the
@@ -262,7 +263,7 @@ func (s *Store) Walk(ctx context.Context, subject string, from uint64, o WalkOpt
 			asked := time.Now()
 			got, end, err := s.batch(ctx, append(req, '}'))
 			if o.Next != nil && err == nil {
-				o.MaxBytes = o.Next(weigh(got), time.Since(asked))
+				o.MaxBytes = o.Next(weigh(got), time.Since(asked), end.pending)
 			}
 			for _, m := range got {
 				next = m.Seq + 1
@@ -272,6 +273,8 @@ func (s *Store) Walk(ctx context.Context, subject string, from uint64, o WalkOpt
 			}
 			none := errors.Is(err, ErrNotFound)
 			switch {
+			case o.MaxBytes == 0:
+				return
 			case err == nil && end.pending > 0 && len(got) > 0:
 				continue
 			case s.replicas == 1 && (err == nil || none):
