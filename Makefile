@@ -55,6 +55,10 @@ golden: ## rewrite the goldens; read the diff before you commit it
 	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
 	git status --short
 
+.PHONY: agent
+agent: ## rebuild the agent of warm containers, which is kept in the repository
+	$(GO) test ./internal/runner/container/agent -run '^TestProgramsAreCurrent$$' -count=1 -rebuild
+
 .PHONY: cluster
 cluster: ## the tests on three NATS nodes
 	$(GO) test -race -timeout 20m -count=1 -run 'Cluster' -json ./internal/queue/... ./integration | $(TALLY)

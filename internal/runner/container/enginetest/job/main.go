@@ -49,6 +49,10 @@ func init() {
 		"files":   manyFiles,
 		"stamp":   stamp,
 		"fill":    fill,
+		"mess":    mess,
+		"haunt":   haunt,
+		"traces":  traces,
+		"attack":  attack,
 	}
 }
 

@@ -1,0 +1,3 @@
+package main
+
+const mqOpen, processVMReadv = 240, 310

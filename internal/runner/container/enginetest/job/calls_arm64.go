@@ -1,0 +1,3 @@
+package main
+
+const mqOpen, processVMReadv = 180, 270
