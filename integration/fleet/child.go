@@ -24,7 +24,7 @@ import (
 	"github.com/runnel-project/runnel/internal/worker"
 )
 
-// A test binary that is started with one of these is a worker, a submitter or a responder.
+// A test binary that is started with one of these is a worker or a submitter; see also responderEnv and watcherEnv.
 const (
 	childEnv     = "RUNNEL_INTEGRATION_WORKER"
 	submitterEnv = "RUNNEL_INTEGRATION_SUBMITTER"
@@ -36,12 +36,19 @@ type childConfig struct {
 	WorkRoot string
 }
 
-// Main runs the tests, or, in a child, the worker, submitter or responder that it is to be.
+// Main runs the tests, or, in a child, the worker, submitter, watcher or responder that it is to be.
 func Main(m *testing.M) int {
 	text, ok := os.LookupEnv(childEnv)
 	if text, ok := os.LookupEnv(submitterEnv); ok {
 		if err := submitter(text); err != nil {
 			fmt.Fprintln(os.Stderr, "submitter child:", err)
+			return 1
+		}
+		return 0
+	}
+	if text, ok := os.LookupEnv(watcherEnv); ok {
+		if err := watcher(text); err != nil {
+			fmt.Fprintln(os.Stderr, "watcher child:", err)
 			return 1
 		}
 		return 0

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -20,7 +21,15 @@ type Proxy struct {
 	open   map[net.Conn]bool
 	rate   int // bytes a second towards the client; 0 is all there is
 	held   chan struct{}
+	trap   *trap
 	closed bool
+}
+
+// trap is a text of the client's that nothing passes from, once it comes for the nth time.
+type trap struct {
+	text   []byte
+	nth    int
+	sprung chan struct{}
 }
 
 // New listens on a free port of 127.0.0.1 and forwards to target.
@@ -63,6 +72,42 @@ func (p *Proxy) Cut() {
 	if p.held == nil {
 		p.held = make(chan struct{})
 	}
+}
+
+// Trap cuts as Cut does when the client sends text for the nth time (0 is 1), just before it: what came earlier has
+// passed. The channel is closed then.
+func (p *Proxy) Trap(text string, nth int) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trap = &trap{text: []byte(text), nth: max(nth, 1), sprung: make(chan struct{})}
+	return p.trap.sprung
+}
+
+// spring returns how much of what the client sent may pass first: all of it, or what comes before the trap.
+func (p *Proxy) spring(sent []byte) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.trap == nil {
+		return len(sent)
+	}
+	at := 0
+	for {
+		i := bytes.Index(sent[at:], p.trap.text)
+		if i < 0 {
+			return len(sent)
+		}
+		if p.trap.nth--; p.trap.nth == 0 {
+			break
+		}
+		at += i + len(p.trap.text)
+	}
+	at += bytes.Index(sent[at:], p.trap.text)
+	close(p.trap.sprung)
+	p.trap = nil
+	if p.held == nil {
+		p.held = make(chan struct{})
+	}
+	return at
 }
 
 // Mend lets everything pass again, also what waited.
@@ -162,9 +207,16 @@ func (p *Proxy) copy(to, from net.Conn, slow bool) {
 		n, err := from.Read(part)
 		if n > 0 {
 			p.pass()
-			if _, werr := to.Write(part[:n]); werr != nil {
-				err = errors.Join(err, werr)
+			first := n
+			if !slow {
+				first = p.spring(part[:n])
 			}
+			_, werr := to.Write(part[:first])
+			if werr == nil && first < n {
+				p.pass()
+				_, werr = to.Write(part[first:n])
+			}
+			err = errors.Join(err, werr)
 			if slow && rate > 0 {
 				// This is the link's own pace, not a wait for something.
 				time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))

@@ -132,3 +132,44 @@ func TestThrottleSlowsTheWayBack(t *testing.T) {
 		t.Errorf("256 KiB came back in %v, want about 250 ms", took)
 	}
 }
+
+func TestTrapCutsBeforeTheNthText(t *testing.T) {
+	heard := make(chan string, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		for buf := make([]byte, 100); ; {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			heard <- string(buf[:n])
+		}
+	}()
+	p, err := proxy.New(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	c := dial(t, p.Addr())
+	sprung := p.Trap("now", 2)
+	if _, err := c.Write([]byte("now or later, now or never")); err != nil {
+		t.Fatal(err)
+	}
+	<-sprung
+	if got := <-heard; got != "now or later, " {
+		t.Errorf("before the trap came %q", got)
+	}
+	p.Mend()
+	if got := <-heard; got != "now or never" {
+		t.Errorf("after it came %q", got)
+	}
+}
