@@ -309,6 +309,29 @@ func (s *Servers) leader(what string, info func(context.Context, jetstream.JetSt
 	return leader
 }
 
+// StepDown has the leader of a stream hand its place to another.
+func (s *Servers) StepDown(stream string) { s.t.Helper(); s.stepDown("STREAM", stream) }
+
+// StepDownConsumer has the leader of a consumer hand its place to another.
+func (s *Servers) StepDownConsumer(stream, consumer string) {
+	s.t.Helper()
+	s.stepDown("CONSUMER", stream+"."+consumer)
+}
+
+func (s *Servers) stepDown(what, name string) {
+	s.t.Helper()
+	s.wait("step-down of "+name, func(ctx context.Context, js jetstream.JetStream) bool {
+		m, err := js.Conn().RequestWithContext(ctx, "$JS.API."+what+".LEADER.STEPDOWN."+name, nil)
+		if err != nil {
+			return false
+		}
+		var answer struct {
+			Success bool `json:"success"`
+		}
+		return json.Unmarshal(m.Data, &answer) == nil && answer.Success
+	})
+}
+
 // Current waits until every replica of a stream has all of it.
 func (s *Servers) Current(stream string) {
 	s.t.Helper()
