@@ -1,9 +1,11 @@
 package container
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -98,6 +100,35 @@ func (r *Runner) asked(what string, err error) error {
 		r.lost(err)
 	}
 	return fmt.Errorf("container engine: %s: %w", what, err)
+}
+
+// stays returns an error if the engine takes no new connection. One that is being stopped closes its door first, then ends what runs on
+// it, and answers who is connected until all has ended: such an end is none of the work's own doing.
+func (r *Runner) stays(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookWithin)
+	defer cancel()
+	conn, err := r.api.Dialer()(ctx)
+	if err != nil {
+		r.lost(err)
+		return fmt.Errorf("container engine: it is being stopped: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	// Somebody else may hold the door open for an engine that is to come.
+	ask, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/_ping", nil)
+	if err == nil {
+		err = ask.Write(conn)
+	}
+	if err == nil {
+		var answer *http.Response
+		if answer, err = http.ReadResponse(bufio.NewReader(conn), ask); err == nil {
+			answer.Body.Close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("container engine: it does not answer any more: %w", err)
+	}
+	return nil
 }
 
 // known returns what is known of the engine, or why there is none.

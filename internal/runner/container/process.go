@@ -220,6 +220,11 @@ func (p *process) look(ctx context.Context) (contracts.Outcome, error) {
 			return contracts.Outcome{}, err
 		}
 	}
+	if p.killed() == "" {
+		if err := p.r.stays(ctx); err != nil {
+			return contracts.Outcome{}, err
+		}
+	}
 	return ended("the work", state, p.said.Bytes()), nil
 }
 
