@@ -114,9 +114,14 @@ func (fl *fleet) drop(ctx context.Context, stream, subject string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	// Of a server of its own, all of it: to remove a subject's messages is to read them again.
+	var only []jetstream.StreamPurgeOpt
+	if fl.dir == "" {
+		only = append(only, jetstream.WithPurgeSubject(subject))
+	}
 	s, err := js.Stream(ctx, stream)
 	if err == nil {
-		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject))
+		err = s.Purge(ctx, only...)
 	}
 	if err != nil {
 		return fmt.Errorf("remove what the round left, %s: %w", subject, err)
