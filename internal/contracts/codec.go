@@ -68,20 +68,25 @@ func Encode(v any) ([]byte, error) {
 }
 
 func encode(v any) ([]byte, error) {
-	p, err := planOf(reflect.TypeOf(v))
-	if err != nil {
-		return nil, err
-	}
 	e := encoders.Get().(*encoder)
 	defer e.release()
-	if err := e.Encode(v); err != nil {
-		return nil, err
-	}
-	// What Decode would refuse is not to be stored: text that is not UTF-8, a time of the year 10000.
-	if err := checkMsgpack(e.buf.Bytes(), p, false); err != nil {
+	if err := e.write(v); err != nil {
 		return nil, err
 	}
 	return bytes.Clone(e.buf.Bytes()), nil
+}
+
+// EncodeInto is Encode into buf, whose content is lost, as far as there is room; where there is not, into new memory.
+func EncodeInto(buf []byte, v any) ([]byte, error) {
+	e := encoders.Get().(*encoder)
+	defer e.release()
+	own := e.buf
+	defer func() { e.buf = own }()
+	e.buf = *bytes.NewBuffer(buf[:0])
+	if err := e.write(v); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", documentName(reflect.TypeOf(v)), err)
+	}
+	return e.buf.Bytes(), nil
 }
 
 // EncodeJSON returns v as JSON: the same names and omissions as Encode, bytes in base64
@@ -110,7 +115,7 @@ func EncodeFor(v any, asJSON bool) ([]byte, error) {
 
 // Decode reads a document of at most MaxMessageBytes strictly. A field that the document does not
 // have, has twice or spells otherwise, a value of another type and bytes after the end
-// are a *FieldError that names the field by its path. Unknown fields are ignored if m
+// are a *FieldError that names the field by its path. The binary of a Chunk in msgpack is part of data, not a copy. Unknown fields are ignored if m
 // names a newer minor version; a newer major is ErrNewerMajor. Times come back in UTC.
 //
 // Decode judges the form alone; see the documents' Validate methods for the content.
@@ -221,6 +226,22 @@ var encoders = sync.Pool{New: func() any {
 	return e
 }}
 
+// write writes v into e.buf.
+func (e *encoder) write(v any) error {
+	p, err := planOf(reflect.TypeOf(v))
+	if err != nil {
+		return err
+	}
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	// What Decode would refuse is not to be stored: text that is not UTF-8, a time of the year 10000.
+	if err := checkMsgpack(e.buf.Bytes(), p, false); err != nil {
+		return err
+	}
+	return nil
+}
+
 func (e *encoder) release() {
 	if e.buf.Cap() > maxPooledBuffer {
 		return
@@ -244,6 +265,13 @@ var decoders = sync.Pool{New: func() any {
 func decodeMsgpack(data []byte, p *plan, doc any, lenient bool) (err error) {
 	if err := checkMsgpack(data, p, lenient); err != nil {
 		return err
+	}
+	if c, ok := doc.(*Chunk); ok {
+		w := walker{data: data}
+		if err := w.chunk(c); err != nil {
+			return err
+		}
+		return nil
 	}
 	d := decoders.Get().(*decoder)
 	defer func() {

@@ -155,10 +155,22 @@ const (
 
 // time takes the n bytes of a timestamp extension.
 func (w *walker) time(n int) *FieldError {
+	seconds, nanos, ok := w.moment(n)
+	switch {
+	case !ok:
+		return &FieldError{Problem: fmt.Sprintf("is a timestamp of %d bytes, wants 4, 8 or 12", n)}
+	case nanos >= 1e9:
+		return &FieldError{Problem: "is a time with more than a second of nanoseconds"}
+	case seconds < firstSecond || seconds >= endSecond:
+		return &FieldError{Problem: "is a time outside of the years 0 to 9999"}
+	}
+	return nil
+}
+
+// moment takes the n bytes of a timestamp extension, and returns what they say.
+func (w *walker) moment(n int) (seconds int64, nanos uint32, ok bool) {
 	b := w.data[w.pos : w.pos+n]
 	w.pos += n
-	var seconds int64
-	var nanos uint32
 	switch n {
 	case 4:
 		seconds = int64(binary.BigEndian.Uint32(b))
@@ -168,15 +180,9 @@ func (w *walker) time(n int) *FieldError {
 	case 12:
 		nanos, seconds = binary.BigEndian.Uint32(b), int64(binary.BigEndian.Uint64(b[4:]))
 	default:
-		return &FieldError{Problem: fmt.Sprintf("is a timestamp of %d bytes, wants 4, 8 or 12", n)}
+		return 0, 0, false
 	}
-	switch {
-	case nanos >= 1e9:
-		return &FieldError{Problem: "is a time with more than a second of nanoseconds"}
-	case seconds < firstSecond || seconds >= endSecond:
-		return &FieldError{Problem: "is a time outside of the years 0 to 9999"}
-	}
-	return nil
+	return seconds, nanos, true
 }
 
 func (w *walker) list(n int, elem *plan) *FieldError {
@@ -299,6 +305,11 @@ func (w *walker) skip(depth int) *FieldError {
 	if err != nil {
 		return err
 	}
+	return w.rest(c, depth)
+}
+
+// rest takes what follows the head of a value.
+func (w *walker) rest(c code, depth int) *FieldError {
 	switch c.family {
 	case isText, isBinary, isExtension:
 		w.pos += c.n
