@@ -146,8 +146,6 @@ func TestSetupFails(t *testing.T) {
 		"not found": {change: func(j *runner.Job) { j.Container.Setup.Command = []string{"/nowhere"} }, code: 127, says: "/nowhere"},
 		"not an ordinary user's to write": {setup: []string{"stamp", "/made"}, code: 1, says: "exit code 1",
 			change: func(j *runner.Job) { j.Container.Setup.User = "1000:1000" }},
-		"its time is over": {setup: []string{"hang", "well"}, code: 7, says: "exceeded its timeout of 2 seconds",
-			change: func(j *runner.Job) { j.Container.Setup.TimeoutSeconds = 2 }},
 		"too much": {setup: []string{"fill", "/made", "2000000"}, code: 0, says: "bytes"},
 	}
 	for name, test := range tests {
@@ -172,6 +170,32 @@ func TestSetupFails(t *testing.T) {
 			t.Errorf("images are kept: %v", left)
 		}
 	})
+}
+
+// A setup that takes too long is ended, and has the exit code of its end; where it had not begun yet it has none.
+func TestSetupTakesTooLong(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	r := open(t, container.Config{WorkRoot: root})
+	job := prepared(t, []string{"hang", "well"}, "say", "RAN", "RAN")
+	job.Container.Setup.TimeoutSeconds = 2
+	o, sink := run(t, r, job)
+	if o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonSetup || o.Error != "the setup exceeded its timeout of 2 seconds, so the command did not run" {
+		t.Errorf("Run() = %+v", o)
+	}
+	begun := said(sink, contracts.Stdout, contracts.PhaseSetup)
+	switch begun {
+	case "":
+	case "ready\nbye\n":
+		if code(o) != 7 || o.Metadata["container.setup.exit_code"] != "7" || o.Killed != "1 container (TERM)" {
+			t.Errorf("Run() = %+v, want code 7 and what was killed", o)
+		}
+	default:
+		t.Errorf("it says %q", begun)
+	}
+	if left := append(containers(t, root), setups(t, root)...); len(left) > 0 {
+		t.Errorf("left are %v", left)
+	}
 }
 
 // The policy of the command is that of its setup, also where it would not be run.
