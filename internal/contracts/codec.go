@@ -45,7 +45,8 @@ var ErrNewerMajor = errors.New("newer major version of the wire")
 // Document is any message or object that is stored, and can be decoded.
 type Document interface {
 	Invocation | Chunk | Start | End | Result | Dead | Presence | Manifest | CancelReply |
-		ManualRequest | ManualReply | ManualControl | ManualAnswer | ManualReceipt
+		ManualRequest | ManualReply | ManualControl | ManualAnswer | ManualReceipt |
+		SandboxCall | SandboxReply
 }
 
 // Meta is what a message's headers say of its body. The zero value is a body of this

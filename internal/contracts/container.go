@@ -45,6 +45,8 @@ type Container struct {
 	NoInit bool `json:"no_init,omitempty"`
 	// Setup is done to the image before the command runs; nil is nothing.
 	Setup *Setup `json:"setup,omitempty"`
+	// Sandbox has it stay open for commands that are asked for later; nil is one command, the invocation's.
+	Sandbox *Sandbox `json:"sandbox,omitempty"`
 }
 
 // Tmpfs is a directory in memory.
@@ -128,6 +130,7 @@ func (p *problems) container(inv Invocation) {
 	p.ports(c)
 	p.places(c)
 	p.setup(c.Setup)
+	p.sandbox(inv)
 }
 
 // user checks who something runs as, where that is said.

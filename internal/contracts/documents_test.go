@@ -228,4 +228,50 @@ func manualAnswer() contracts.ManualAnswer {
 	}
 }
 
+func sandboxInvocation() contracts.Invocation {
+	inv := minimalInvocation()
+	inv.Kind, inv.Command, inv.TimeoutSeconds = contracts.KindContainer, nil, 3600
+	inv.Container = &contracts.Container{Image: "python:3.13", Sandbox: &contracts.Sandbox{IdleSeconds: 300, WaitSeconds: 2.5}}
+	return inv
+}
+
+const someExec = "abcdefgh234567ab"
+
+// sandboxCalls has a call of every type, the exec with every field.
+func sandboxCalls() map[string]contracts.SandboxCall {
+	call := func(t contracts.SandboxCallType) contracts.SandboxCall {
+		return contracts.SandboxCall{Type: t, ID: "a2b3c4d5e6f7a2b3", Exec: someExec}
+	}
+	full, minimal := call(contracts.SandboxExec), call(contracts.SandboxExec)
+	full.Command, full.Environment, full.WorkingDirectory = []string{"sh", "-c", "cat > in"}, map[string]string{"CI": "true"}, "src"
+	full.TimeoutSeconds, full.Stop, full.HeartbeatSeconds, full.Window = 60, &contracts.Stop{GraceSeconds: ptr(1.0)}, 2, contracts.SandboxWindow
+	full.Data, full.More = []byte("hi\n"), true
+	minimal.Command, minimal.HeartbeatSeconds, minimal.Window = []string{"true"}, 2, contracts.SandboxWindow
+	stdin, ack, heartbeat := call(contracts.SandboxStdin), call(contracts.SandboxAck), call(contracts.SandboxHeartbeat)
+	stdin.N, stdin.Data, ack.N, heartbeat.N = 1, []byte("more\n"), 1, 1
+	return map[string]contracts.SandboxCall{
+		"full": full, "minimal": minimal, "stdin": stdin, "ack": ack, "heartbeat": heartbeat,
+		"stop": call(contracts.SandboxStop), "end": call(contracts.SandboxEnd),
+		"ping":  {Type: contracts.SandboxPing, ID: "a2b3c4d5e6f7a2b3"},
+		"close": {Type: contracts.SandboxClose, ID: "a2b3c4d5e6f7a2b3"},
+	}
+}
+
+// sandboxReplies has a reply of every type, the outcome with every field.
+func sandboxReplies() map[string]contracts.SandboxReply {
+	reply := func(t contracts.SandboxReplyType, n int) contracts.SandboxReply {
+		return contracts.SandboxReply{Type: t, ID: "a2b3c4d5e6f7a2b3", Exec: someExec, N: n}
+	}
+	output, outcome, busy := reply(contracts.SandboxSaysOutput, 1), reply(contracts.SandboxSaysOutcome, 1), reply(contracts.SandboxSaysOutcome, 0)
+	output.Pieces = []contracts.Piece{{Stream: contracts.Stdout, Data: []byte("hello\n")}}
+	outcome.Outcome = &contracts.SandboxOutcome{
+		Status: contracts.StatusTimedOut, Reason: contracts.ReasonTimeout, ExitCode: ptr(-15), Error: "exceeded timeout of 60 seconds",
+		Killed: "2 processes (TERM)", Tail: []contracts.Piece{{Stream: contracts.Stderr, Data: []byte("oops\n")}},
+	}
+	busy.Outcome = &contracts.SandboxOutcome{Status: contracts.StatusRejected, Reason: contracts.ReasonBusy, Error: "another command has been running for 3m12s"}
+	return map[string]contracts.SandboxReply{
+		"output": output, "ack": reply(contracts.SandboxSaysAck, 1), "heartbeat": reply(contracts.SandboxSaysHeartbeat, 1), "outcome": outcome, "busy": busy,
+	}
+}
+
 func long(n int) string { return strings.Repeat("x", n) }

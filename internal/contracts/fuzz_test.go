@@ -24,6 +24,8 @@ func FuzzDecodeManualReply(f *testing.F)   { fuzzDecode[contracts.ManualReply](f
 func FuzzDecodeManualControl(f *testing.F) { fuzzDecode[contracts.ManualControl](f, "manual_control") }
 func FuzzDecodeManualAnswer(f *testing.F)  { fuzzDecode[contracts.ManualAnswer](f, "manual_answer") }
 func FuzzDecodeManualReceipt(f *testing.F) { fuzzDecode[contracts.ManualReceipt](f, "manual_receipt") }
+func FuzzDecodeSandboxCall(f *testing.F)   { fuzzDecode[contracts.SandboxCall](f, "sandbox_call") }
+func FuzzDecodeSandboxReply(f *testing.F)  { fuzzDecode[contracts.SandboxReply](f, "sandbox_reply") }
 
 // fuzzDecode holds that what Decode takes, of whatever version, is the same document
 // however often and in whichever encoding it is written and read again.

@@ -41,6 +41,13 @@ func TestGoldens(t *testing.T) {
 	golden(t, "manual_control-stop", manualStop())
 	golden(t, "manual_answer", manualAnswer())
 	golden(t, "manual_receipt", contracts.ManualReceipt{Answer: "zyxwvutsrqponmlk"})
+	golden(t, "invocation-sandbox", sandboxInvocation())
+	for name, c := range sandboxCalls() {
+		golden(t, "sandbox_call-"+name, c)
+	}
+	for name, r := range sandboxReplies() {
+		golden(t, "sandbox_reply-"+name, r)
+	}
 	golden(t, "cancelreply-killing", contracts.CancelReply{State: contracts.CancelKilling})
 	golden(t, "cancelreply-done", contracts.CancelReply{
 		State: contracts.CancelDone, Status: contracts.StatusCancelled, Killed: "3 processes (TERM, then KILL)",

@@ -188,14 +188,15 @@ func TestSchemasTakeWhatIsValid(t *testing.T) {
 		text []byte
 		read func([]byte) error
 	}{
-		"invocation": {must(contracts.EncodeJSON(fullInvocation())), readOurs[contracts.Invocation]},
-		"result":     {must(contracts.EncodeJSON(fullResult())), readOurs[contracts.Result]},
-		"chunk":      {must(contracts.EncodeJSON(fullChunk())), readOurs[contracts.Chunk]},
-		"start":      {must(contracts.EncodeJSON(fullStart())), readOurs[contracts.Start]},
-		"end":        {must(contracts.EncodeJSON(fullEnd())), readOurs[contracts.End]},
-		"manifest":   {must(contracts.EncodeJSON(fullManifest())), readOurs[contracts.Manifest]},
-		"presence":   {must(contracts.EncodeJSON(fullPresence())), readOurs[contracts.Presence]},
-		"dead":       {must(contracts.EncodeJSON(fullDead())), readOurs[contracts.Dead]},
+		"invocation":         {must(contracts.EncodeJSON(fullInvocation())), readOurs[contracts.Invocation]},
+		"invocation sandbox": {must(contracts.EncodeJSON(sandboxInvocation())), readOurs[contracts.Invocation]},
+		"result":             {must(contracts.EncodeJSON(fullResult())), readOurs[contracts.Result]},
+		"chunk":              {must(contracts.EncodeJSON(fullChunk())), readOurs[contracts.Chunk]},
+		"start":              {must(contracts.EncodeJSON(fullStart())), readOurs[contracts.Start]},
+		"end":                {must(contracts.EncodeJSON(fullEnd())), readOurs[contracts.End]},
+		"manifest":           {must(contracts.EncodeJSON(fullManifest())), readOurs[contracts.Manifest]},
+		"presence":           {must(contracts.EncodeJSON(fullPresence())), readOurs[contracts.Presence]},
+		"dead":               {must(contracts.EncodeJSON(fullDead())), readOurs[contracts.Dead]},
 
 		"manual_request": {must(contracts.EncodeJSON(manualRequest())), readOurs[contracts.ManualRequest]},
 		"manual_control": {must(contracts.EncodeJSON(manualStop())), readOurs[contracts.ManualControl]},
@@ -206,6 +207,18 @@ func TestSchemasTakeWhatIsValid(t *testing.T) {
 			text []byte
 			read func([]byte) error
 		}{must(contracts.EncodeJSON(r)), readOurs[contracts.ManualReply]}
+	}
+	for name, c := range sandboxCalls() {
+		tests["sandbox_call "+name] = struct {
+			text []byte
+			read func([]byte) error
+		}{must(contracts.EncodeJSON(c)), readOurs[contracts.SandboxCall]}
+	}
+	for name, r := range sandboxReplies() {
+		tests["sandbox_reply "+name] = struct {
+			text []byte
+			read func([]byte) error
+		}{must(contracts.EncodeJSON(r)), readOurs[contracts.SandboxReply]}
 	}
 	leftOut := []string{"null", `""`, "[]", "{}"}
 	for name, test := range tests {

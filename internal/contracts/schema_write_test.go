@@ -41,6 +41,9 @@ var documents = map[string]struct {
 	"manual_answer":  {"urn:runnel:1:manual_answer", contracts.ManualAnswer{}},
 	"manual_receipt": {"urn:runnel:1:manual_receipt", contracts.ManualReceipt{}},
 
+	"sandbox_call":  {"urn:runnel:1:sandbox_call", contracts.SandboxCall{}},
+	"sandbox_reply": {"urn:runnel:1:sandbox_reply", contracts.SandboxReply{}},
+
 	contracts.ContractInvocation: {"urn:runnel:rxp:0.1:runtime_invocation", contracts.RxPInvocation{}},
 	contracts.ContractResult:     {"urn:runnel:rxp:0.1:runtime_result", contracts.RxPResult{}},
 	contracts.ContractArtifact:   {"urn:runnel:rxp:0.1:artifact_descriptor", contracts.RxPArtifact{}},
@@ -69,6 +72,8 @@ var byType = map[reflect.Type]object{
 		contracts.ManualAccepted, contracts.ManualOutput, contracts.ManualProgress, contracts.ManualHeartbeat, contracts.ManualDeclined, contracts.ManualEnded,
 	}}},
 	reflect.TypeFor[contracts.ManualControlType](): {{"enum", []contracts.ManualControlType{contracts.ManualAck, contracts.ManualStop, contracts.ManualEnd}}},
+	reflect.TypeFor[contracts.SandboxCallType]():   {{"enum", contracts.SandboxCallTypes()}},
+	reflect.TypeFor[contracts.SandboxReplyType]():  {{"enum", contracts.SandboxReplyTypes()}},
 	reflect.TypeFor[contracts.EventType](): {{"enum", []contracts.EventType{
 		contracts.EventStarted, contracts.EventOutput, contracts.EventEnded, contracts.EventRestarted, contracts.EventGap, contracts.EventResult,
 	}}},
@@ -139,6 +144,14 @@ var byField = map[string]object{
 	"Result.warnings":         {{"maxItems", contracts.MaxWarnings}},
 	"Invocation.environment":  {{"propertyNames", object{{"pattern", "^[^=]+$"}}}},
 	"Invocation.runtime_name": {{"maxLength", contracts.MaxNameBytes}},
+
+	"SandboxCall.n":                 {{"minimum", 0}},
+	"SandboxReply.n":                {{"minimum", 0}},
+	"SandboxCall.window":            {{"minimum", 0}},
+	"SandboxCall.heartbeat_seconds": {{"minimum", 0}, {"maximum", 3600}},
+	"exec":                          {{"pattern", "^([a-z2-7]{16})?$"}},
+	"idle_seconds":                  {{"minimum", 0}, {"maximum", contracts.MaxSeconds}},
+	"wait_seconds":                  {{"minimum", 0}, {"maximum", contracts.MaxSeconds}},
 
 	"RxPInvocation.runtime_kind":      {{"pattern", tokenPattern}, {"examples", contracts.RxPKinds()}}, // E3
 	"RxPResult.runtime_kind":          {{"pattern", tokenPattern}, {"examples", contracts.RxPKinds()}},

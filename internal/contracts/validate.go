@@ -86,12 +86,7 @@ func (inv Invocation) Validate() error {
 	p.stdin(inv.Stdin)
 	p.seconds("timeout_seconds", inv.TimeoutSeconds)
 	p.seconds("queue_timeout_seconds", inv.QueueTimeoutSeconds)
-	if s := inv.Stop; s != nil {
-		p.seconds("stop.interrupt_seconds", s.InterruptSeconds)
-		if s.GraceSeconds != nil {
-			p.seconds("stop.grace_seconds", *s.GraceSeconds)
-		}
-	}
+	p.stop(inv.Stop)
 	if inv.OutputLimitBytes < 0 {
 		p.add("output_limit_bytes", "%d is negative", inv.OutputLimitBytes)
 	}
@@ -185,6 +180,16 @@ func (p *problems) seconds(field string, s float64) {
 		p.add(field, "%v is negative", s)
 	case s > MaxSeconds:
 		p.add(field, "%v is more than %.0f", s, MaxSeconds)
+	}
+}
+
+func (p *problems) stop(s *Stop) {
+	if s == nil {
+		return
+	}
+	p.seconds("stop.interrupt_seconds", s.InterruptSeconds)
+	if s.GraceSeconds != nil {
+		p.seconds("stop.grace_seconds", *s.GraceSeconds)
 	}
 }
 

@@ -46,6 +46,9 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 		return nil, runner.Reject(contracts.ReasonBadInvocation,
 			"environment_pass: a container gets nothing of the worker's environment; set what it needs in environment")
 	}
+	if c.Sandbox != nil {
+		return nil, runner.Reject(contracts.ReasonNoRunner, "container.sandbox: this worker opens none")
+	}
 	s := &spec{name: "runnel-" + job.Run, platform: platform(c.Platform)}
 	dir, err := s.workdir(job.WorkingDirectory)
 	if err != nil {
