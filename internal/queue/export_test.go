@@ -20,3 +20,6 @@ func (p *Producer) SetPollMost(d time.Duration) { p.pollMost = d }
 func (t *Taker) RemoveOrphans(ctx context.Context, js jetstream.JetStream) (int, error) {
 	return t.removeOrphans(ctx, js)
 }
+
+// SetExecBeat has both sides of a command in a sandbox say every d that they live.
+func (p *Producer) SetExecBeat(d time.Duration) { p.execBeat = d }

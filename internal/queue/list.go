@@ -24,6 +24,8 @@ type Info struct {
 	Lane   contracts.Lane    `json:"lane"`
 	Labels map[string]string `json:"labels,omitempty"`
 	Digest string            `json:"digest,omitempty"`
+	// Sandbox says that it is an open sandbox, or one that waits to be opened; of what has ended nothing says so.
+	Sandbox bool `json:"sandbox,omitempty"`
 	// Status is pending, running or that of the result.
 	Status contracts.Status `json:"status"`
 	// Queued is when it was accepted.
@@ -147,6 +149,7 @@ func (p *Producer) queuedInfo(m Stored) (Info, error) {
 	return Info{
 		ID: inv.ID, Name: inv.Name, Kind: inv.Kind, Tenant: inv.Tenant, Pool: inv.Pool, Lane: inv.Lane, Labels: inv.Labels,
 		Digest: digestOf(m.Header, m.Data), Status: contracts.StatusPending, Queued: m.Time,
+		Sandbox: inv.Container != nil && inv.Container.Sandbox != nil,
 	}, nil
 }
 

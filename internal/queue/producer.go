@@ -64,6 +64,8 @@ type Producer struct {
 	// pollMost is how seldom those who wait ask for a result that does not come by itself; each time
 	// they have it proven that its invocation still exists.
 	pollMost time.Duration
+	// execBeat is how often both sides of a command in a sandbox say that they live.
+	execBeat time.Duration
 }
 
 // NewProducer returns a producer on nc. It asks the server nothing.
@@ -99,6 +101,7 @@ func NewProducer(nc *nats.Conn, cfg ProducerConfig) (*Producer, error) {
 		workers:  NewPresences(nc, topo),
 		turns:    make(chan struct{}, turnsAtOnce),
 		holeWait: 10 * time.Second, goneEvery: 30 * time.Second, pollMost: 16 * time.Second,
+		execBeat: contracts.SandboxHeartbeats * time.Second,
 	}, nil
 }
 

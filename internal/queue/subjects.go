@@ -322,6 +322,16 @@ func (n Names) ParseAnswer(subject string) (tenant, invocation string, err error
 	return n.parsePair(subject, "answer")
 }
 
+// Sandbox is where the run of a sandbox hears its callers.
+func (n Names) Sandbox(tenant, invocation string) string {
+	return n.join("sandbox", tok(tenant), id(invocation))
+}
+
+// ParseSandbox reads the subject of a call to a sandbox.
+func (n Names) ParseSandbox(subject string) (tenant, invocation string, err error) {
+	return n.parsePair(subject, "sandbox")
+}
+
 func (n Names) parsePair(subject, what string) (string, string, error) {
 	t, ok := n.split(subject, what)
 	if !ok || len(t) != 2 || !contracts.ValidToken(t[0]) || !contracts.ValidID(t[1]) {

@@ -33,6 +33,7 @@ func TestSubjects(t *testing.T) {
 		"runnel.dead.acme.a-1":                               n.Dead("acme", "a-1"),
 		"runnel.dead.acme.*":                                 n.Deads("acme"),
 		"runnel.cancel.acme.a-1":                             n.Cancel("acme", "a-1"),
+		"runnel.sandbox.acme.a-1":                            n.Sandbox("acme", "a-1"),
 		"other.cancel.acme.a-1":                              queue.Names{Prefix: "other"}.Cancel("acme", "a-1"),
 	} {
 		if got != want {
@@ -72,6 +73,8 @@ func TestNoSubjectOfAnInvalidToken(t *testing.T) {
 			"live":        n.Live(b),
 			"cancel":      n.Cancel("acme", b),
 			"dead":        n.Dead(b, "a"),
+			"sandbox":     n.Sandbox(b, "a"),
+			"sandbox id":  n.Sandbox("acme", b),
 			"live result": n.LiveResults(b),
 		} {
 			if got != "" {
@@ -177,6 +180,11 @@ func FuzzSubjectsBuildParse(f *testing.F) {
 		if s := n.Dead(tenant, id); s != "" {
 			if gt, gi, err := n.ParseDead(s); err != nil || gt != tenant || gi != id {
 				t.Errorf("ParseDead(%q) = %q, %q, %v", s, gt, gi, err)
+			}
+		}
+		if s := n.Sandbox(tenant, id); s != "" {
+			if gt, gi, err := n.ParseSandbox(s); err != nil || gt != tenant || gi != id {
+				t.Errorf("ParseSandbox(%q) = %q, %q, %v", s, gt, gi, err)
 			}
 		}
 		if s := n.Cancel(tenant, id); s != "" {
