@@ -101,7 +101,8 @@ type Bare interface {
 // Resumer is a Runner that goes on with the work of a lost run where Job.Resume says it stood. Its Sink is a Keeper.
 type Resumer interface {
 	Runner
-	Resumes()
+	// Resumes reports whether it does so with an invocation; if not, what an earlier run noted is not looked for.
+	Resumes(contracts.Invocation) bool
 }
 
 // Capable is a Runner that says what really works on this machine.

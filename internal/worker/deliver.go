@@ -177,7 +177,7 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 		}
 		defer log.Close()
 	}
-	if job.Resume, v.err = resume(ctx, d, next, out); v.err == nil {
+	if job.Resume, v.err = resume(ctx, d, inv, next, out); v.err == nil {
 		v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
 	}
 	v.chunks, v.tail, v.counts = out.close(errors.Is(v.err, runner.ErrStopped))
@@ -194,8 +194,8 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 }
 
 // resume begins the output of a run that goes on from a lost one with what that had written, and returns where it stood.
-func resume(ctx context.Context, d *queue.Delivery, next runner.Runner, out *sink) ([]byte, error) {
-	if _, ok := next.(runner.Resumer); !ok {
+func resume(ctx context.Context, d *queue.Delivery, inv contracts.Invocation, next runner.Runner, out *sink) ([]byte, error) {
+	if r, ok := next.(runner.Resumer); !ok || !r.Resumes(inv) {
 		return nil, nil
 	}
 	state, err := d.Carry(ctx, out.carry)

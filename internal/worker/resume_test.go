@@ -19,7 +19,7 @@ import (
 // resuming is a runner that goes on where a lost run stood; run counts from 1.
 type resuming func(ctx context.Context, run int, job runner.Job, out runner.Keeper) (contracts.Outcome, error)
 
-func (resuming) Resumes() {}
+func (resuming) Resumes(contracts.Invocation) bool { return true }
 
 func (r resuming) Run(ctx context.Context, job runner.Job, out runner.Sink) (contracts.Outcome, error) {
 	return r(ctx, 0, job, out.(runner.Keeper))

@@ -33,7 +33,7 @@ func (r *Runner) Capabilities() map[string]string {
 func (r *Runner) Close() error { return r.client.Close() }
 
 // Resumes says that a run goes on with the remote run of a lost one.
-func (r *Runner) Resumes() {}
+func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 
 // note is what a run leaves for the one that takes it over: all that is needed to poll the same remote run.
 type note struct {

@@ -41,7 +41,7 @@ func (r *Runner) Capabilities() map[string]string {
 func (r *Runner) Close() error { return r.client.Close() }
 
 // Resumes says that a run goes on with the stream of a lost one.
-func (r *Runner) Resumes() {}
+func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 
 // note is what a run leaves for the one that takes it over.
 type note struct {
