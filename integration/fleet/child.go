@@ -96,7 +96,7 @@ func child(text string) error {
 		defer (*nc).Close()
 	}
 	registry, err := standard.Runners(standard.Config{
-		WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder, Manual: queue.NewManual(conns.Data, cfg.Topology),
+		WorkRoot: cfg.WorkRoot, Ladder: cfg.Worker.Ladder, Manual: queue.NewManual(conns.Data, cfg.Topology), Sandboxes: queue.NewSandboxes(conns.Data, cfg.Topology),
 		Web: web.Config{Allow: []string{loopback}, SecretsDir: cfg.Worker.SecretsDir},
 	})
 	if err != nil {

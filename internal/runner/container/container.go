@@ -53,6 +53,8 @@ type Config struct {
 	MaxSetups     int
 	MaxSetupBytes int64
 	SetupAge      time.Duration
+	// Sandboxes brings their callers to the sandboxes that are open; nil is none: such work is rejected then.
+	Sandboxes Exchange
 	// DockerConfig is the directory with the registries' credentials; "" is DOCKER_CONFIG, else ~/.docker.
 	DockerConfig string
 }
@@ -167,5 +169,6 @@ func (r *Runner) Close() error {
 var (
 	_ runner.Capable = (*Runner)(nil)
 	_ runner.Fickle  = (*Runner)(nil)
+	_ runner.Resumer = (*Runner)(nil)
 	_ io.Closer      = (*Runner)(nil)
 )

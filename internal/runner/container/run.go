@@ -24,6 +24,9 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
+	if sandboxed(job.Invocation) && job.Resume != nil {
+		return lostSandbox(), nil
+	}
 	s, err := r.spec(job, e)
 	if err != nil {
 		return contracts.Outcome{}, err
@@ -47,7 +50,11 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		s.config.Image, s.platform, s.kept, told = image, nil, true, o
 	}
 	r.owns(s.name)
-	outcome, err := r.fresh(ctx, job, s, e, out)
+	work := r.fresh
+	if sandboxed(job.Invocation) {
+		work = r.sandbox
+	}
+	outcome, err := work(ctx, job, s, e, out)
 	outcome.Metadata = tell(outcome.Metadata, told.Metadata)
 	removeErr := r.remove(ctx, s.name)
 	r.settled(s.name, removeErr == nil)

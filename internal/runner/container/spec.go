@@ -18,6 +18,7 @@ import (
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
+	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 const (
@@ -33,6 +34,7 @@ type spec struct {
 	host     container.HostConfig
 	platform *ocispec.Platform
 	kept     bool     // the image is one that a setup left, which others may remove
+	dir      string   // where the work starts
 	dirs     []string // below the workspace, made before the work begins
 }
 
@@ -46,7 +48,7 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 		return nil, runner.Reject(contracts.ReasonBadInvocation,
 			"environment_pass: a container gets nothing of the worker's environment; set what it needs in environment")
 	}
-	if c.Sandbox != nil {
+	if c.Sandbox != nil && r.cfg.Sandboxes == nil {
 		return nil, runner.Reject(contracts.ReasonNoRunner, "container.sandbox: this worker opens none")
 	}
 	s := &spec{name: "runnel-" + job.Run, platform: platform(c.Platform)}
@@ -54,6 +56,7 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.dir = dir
 	labels := r.owner.labels()
 	maps.Copy(labels, map[string]string{labelInvocation: job.ID, labelTenant: job.Tenant, labelRun: job.Run})
 	s.config = container.Config{
@@ -81,7 +84,17 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 		IpcMode: container.IPCModePrivate, LogConfig: container.LogConfig{Type: "none"},
 	}
 	s.publish(c)
+	if c.Sandbox != nil {
+		s.open()
+	}
 	return s, nil
+}
+
+// open has the container stay, with the agent in it as process 1, which is root to be the work's user and nobody else.
+func (s *spec) open() {
+	s.config.Entrypoint, s.config.Cmd, s.config.User, s.config.WorkingDir, s.config.Env = []string{agent.Path}, nil, "0:0", "/", nil
+	s.config.AttachStdin, s.config.OpenStdin, s.config.StdinOnce = true, true, true
+	s.host.CapAdd, s.host.Init = agent.Capabilities, new(false)
 }
 
 func user(c *contracts.Container) string {

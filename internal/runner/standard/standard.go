@@ -41,6 +41,8 @@ type Config struct {
 	client func() (*web.Client, error)
 	// Manual carries the messages of kind manual; nil is none: such work cannot be run then.
 	Manual manual.Exchange
+	// Sandboxes brings commands to the sandboxes that are open; nil is none: such work is rejected then.
+	Sandboxes Sandboxes
 }
 
 // Containers is the worker's policy for containers. The zero value is a good default.
@@ -57,6 +59,11 @@ type Containers struct {
 	MaxSetups     int
 	MaxSetupBytes int64
 	SetupAge      time.Duration
+}
+
+// Sandboxes is container.Exchange, which programs without an engine's client do not have.
+type Sandboxes interface {
+	Serve(tenant, id string, server contracts.SandboxServer) (stop func(), err error)
 }
 
 // Add makes a kind known to Runners. It is for the init of a package that a program imports for its sake, as it does a

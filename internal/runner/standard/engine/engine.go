@@ -17,5 +17,6 @@ func open(cfg standard.Config) (runner.Runner, error) {
 		WorkRoot: cfg.WorkRoot, AllowNetwork: c.AllowNetwork, AllowMount: c.AllowMount,
 		MaxMemory: c.MaxMemory, MaxCPUs: c.MaxCPUs, MaxPIDs: c.MaxPIDs,
 		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge,
+		Sandboxes: cfg.Sandboxes,
 	})
 }

@@ -53,6 +53,9 @@ func init() {
 		"haunt":   haunt,
 		"traces":  traces,
 		"attack":  attack,
+
+		"spawn":     spawn,
+		"processes": processes,
 	}
 }
 
@@ -387,6 +390,24 @@ func forkBomb([]string) int {
 	if err == nil {
 		return 1
 	}
+	return 0
+}
+
+// spawn leaves a process in a session of its own behind.
+func spawn([]string) int {
+	c := exec.Command("/job", "hang", "deaf")
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := c.Start(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
+// processes prints how many there are.
+func processes([]string) int {
+	all, err := filepath.Glob("/proc/[0-9]*")
+	fmt.Println(len(all), err)
 	return 0
 }
 
