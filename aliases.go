@@ -25,6 +25,8 @@ type (
 	Mount = contracts.Mount
 	// Pull says when an image is fetched.
 	Pull = contracts.Pull
+	// SandboxLimits make an invocation of kind container a sandbox, and say how long it may be idle.
+	SandboxLimits = contracts.Sandbox
 	// Retry says which of the work's own failures are tried again, and when.
 	Retry = contracts.Retry
 	// Result is the last word on an invocation: exactly one is stored.
@@ -72,6 +74,10 @@ type (
 	ListOptions = queue.ListOptions
 	// CancelReport says what a cancel came to.
 	CancelReport = queue.CancelReport
+	// ExecRequest is a command for a sandbox.
+	ExecRequest = queue.ExecRequest
+	// ExecResult is how a command in a sandbox ended.
+	ExecResult = queue.ExecResult
 	// Drift is a setting of a stream that exists and differs from what Runnel would create.
 	Drift = queue.Drift
 	// Inspection is what a look at one stream found.
@@ -83,6 +89,8 @@ type (
 	FieldError = contracts.FieldError
 	// AmbiguousError says that a prefix is that of several ids.
 	AmbiguousError = queue.AmbiguousError
+	// SandboxEndedError says that a sandbox is not open any more, and how it ended.
+	SandboxEndedError = queue.SandboxEndedError
 )
 
 // The kinds that Runnel knows by name.
@@ -139,6 +147,7 @@ const (
 	ReasonArtifacts     = contracts.ReasonArtifacts
 	ReasonInfra         = contracts.ReasonInfra
 	ReasonPoison        = contracts.ReasonPoison
+	ReasonBusy          = contracts.ReasonBusy // of a command in a sandbox only
 )
 
 // The events of a follower.
@@ -207,6 +216,10 @@ var (
 	ErrTaken = queue.ErrTaken
 	// ErrAnswered says that an invocation ended otherwise than by an answer.
 	ErrAnswered = queue.ErrAnswered
+	// ErrSandboxLost says that the worker of a sandbox is gone, and the sandbox with it.
+	ErrSandboxLost = queue.ErrSandboxLost
+	// ErrNotSandbox says that an invocation is no sandbox.
+	ErrNotSandbox = queue.ErrNotSandbox
 	// ErrNotEnded says that an invocation has no result yet.
 	ErrNotEnded = errors.New("not ended yet")
 	// ErrCorrupt says that stored content is not what was put there.
