@@ -63,7 +63,7 @@ file of settings; a flag goes before a variable, a variable before the file.`,
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids only, and nothing on standard error but errors")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours (NO_COLOR does the same)")
 	root.AddCommand(
-		newRun(a), newHTTP(a), newSend(a), newWait(a), newLogs(a), newShow(a), newLs(a), newCancel(a), newReply(a), newConformance(a),
+		newRun(a), newHTTP(a), newSend(a), newWait(a), newLogs(a), newShow(a), newLs(a), newCancel(a), newReply(a), newSandbox(a), newConformance(a),
 		newArtifact(a), newInit(a), newBench(a), newDoctor(a), newSchema(a), newVersion(a),
 	)
 	root.InitDefaultCompletionCmd()
