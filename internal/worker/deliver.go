@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/runnel-project/runnel/internal/artifacts"
@@ -68,9 +69,27 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 		return say(func(context.Context) error { return d.Drop(err) })
 	}
 	held, done := runnersCauses(held)
-	defer done()
 	v := w.run(held, d, inv)
-	return say(func(ctx context.Context) error { return w.conclude(ctx, d, inv, r, v) })
+	conclude := say(func(ctx context.Context) error { return w.conclude(ctx, d, inv, r, v) })
+	if v.store == nil {
+		done()
+		return conclude
+	}
+	store := func() {
+		defer done()
+		v.store(&v)
+	}
+	if !w.desk.aside(d) {
+		store()
+		return conclude
+	}
+	w.aside.Add(1)
+	return func() {
+		defer w.aside.Done()
+		store()
+		w.desk.stored(d)
+		conclude()
+	}
 }
 
 // runnersCauses returns a context that ends with ctx, and says of a cancel what runners know it as.
@@ -120,10 +139,22 @@ type ran struct {
 	counts  counts
 	files   artifacts.Collected
 	warn    []string
+	store   func(*ran) // stores what was left, and gives the workspace back; nil is that both are done
 }
 
 // run runs the work in a workspace of its own, and stays until it has ended.
 func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invocation) (v ran) {
+	var after []func() // what is to be done once the files are stored, the last first
+	tidy := func() {
+		for _, f := range slices.Backward(after) {
+			f()
+		}
+	}
+	defer func() {
+		if v.store == nil {
+			tidy()
+		}
+	}()
 	v.began = w.taker.Now().UTC()
 	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run(), Patience: w.left(inv, d)}
 	next, ok := w.cfg.Registry[inv.Kind]
@@ -141,11 +172,11 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 			v.err = fmt.Errorf("workspace: %w", err)
 			return v
 		}
-		defer func() {
+		after = append(after, func() {
 			if err := room.leave(); err != nil {
 				w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("workspace not cleaned")
 			}
-		}()
+		})
 		job.Dir, job.Artifacts = room.work, room.artifacts
 		stdin, err := w.stdin(ctx, d, inv, room)
 		if err != nil {
@@ -169,13 +200,13 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 	var log *artifacts.Log
 	if inv.KeepLog {
 		kept, done := leased(ctx)
-		defer done()
+		after = append(after, done)
 		var err error
 		if log, err = w.openLog(kept, d, out); err != nil {
 			v.err = fmt.Errorf("log: %w", err)
 			return v
 		}
-		defer log.Close()
+		after = append(after, log.Close)
 	}
 	if job.Resume, v.err = resume(ctx, d, inv, next, out); v.err == nil {
 		v.outcome, v.err = w.execute(ctx, d, next, job, out, stop)
@@ -187,8 +218,11 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 	if v.err == nil && out.failed != nil {
 		v.err = out.failed
 	}
-	if named(d, inv, v) {
-		w.collect(ctx, d, room, inv, log, &v)
+	if named(d, inv, v) && leftFiles(room, inv, log) {
+		v.store = func(v *ran) {
+			defer tidy()
+			w.collect(ctx, d, room, inv, log, v)
+		}
 	}
 	return v
 }

@@ -31,6 +31,7 @@ type desk struct {
 	hand      []waiting
 	admitted  int // on the way through the pre-run check
 	running   map[*queue.Delivery]running
+	storing   map[*queue.Delivery]struct{} // their work has ended, their files are on their way
 	finishing int
 	alone     *queue.Delivery // runs with nothing beside it, or waits for that; nil is none
 	pace      time.Duration   // from one run's end to the next's, when there was work in hand; 0 until the first
@@ -53,7 +54,7 @@ type running struct {
 }
 
 func newDesk(t *queue.Taker, slots int) *desk {
-	k := &desk{taker: t, slots: slots, running: map[*queue.Delivery]running{}}
+	k := &desk{taker: t, slots: slots, running: map[*queue.Delivery]running{}, storing: map[*queue.Delivery]struct{}{}}
 	k.work = sync.NewCond(&k.mu)
 	return k
 }
@@ -141,10 +142,10 @@ func (k *desk) isolate(d *queue.Delivery, within time.Duration) bool {
 		k.work.Broadcast()
 	})
 	defer timer.Stop()
-	for len(k.running) > 1 && !late && !k.closed {
+	for len(k.running)+len(k.storing) > 1 && !late && !k.closed {
 		k.work.Wait()
 	}
-	if len(k.running) == 1 {
+	if len(k.running)+len(k.storing) == 1 {
 		return true
 	}
 	k.alone = nil
@@ -277,6 +278,26 @@ func (k *desk) ran(d *queue.Delivery, took time.Duration) {
 	k.changed()
 }
 
+// aside reports whether the slot of d may be free while the files that it left are stored: of as many runs as there are slots.
+// One that must have nothing beside it stays alone until it is done.
+func (k *desk) aside(d *queue.Delivery) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.alone != nil || len(k.storing) >= k.slots {
+		return false
+	}
+	k.storing[d] = struct{}{}
+	return true
+}
+
+// stored ends what aside began.
+func (k *desk) stored(d *queue.Delivery) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.storing, d)
+	k.work.Broadcast()
+}
+
 // lose writes a slot off: its runner did not return. The slot goroutine goes on, but one fewer is asked for.
 func (k *desk) lose() {
 	k.mu.Lock()
@@ -292,14 +313,20 @@ func (k *desk) finished() {
 	k.changed()
 }
 
-func (k *desk) runs() (names []string, draining bool, blocked string) {
+// runs names the runs whose leases are kept, and says how many of them have a slot.
+func (k *desk) runs() (names []string, busy int, draining bool, blocked string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for d := range k.running {
 		names = append(names, d.Run())
 	}
+	for d := range k.storing {
+		if _, too := k.running[d]; !too {
+			names = append(names, d.Run())
+		}
+	}
 	slices.Sort(names)
-	return names[:min(len(names), maxRunsShown)], k.closed, k.blocked
+	return names[:min(len(names), maxRunsShown)], len(k.running), k.closed, k.blocked
 }
 
 // maxRunsShown keeps presence far below the message cap.

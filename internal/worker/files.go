@@ -101,12 +101,14 @@ func (w *Worker) openLog(ctx context.Context, d *queue.Delivery, out *sink) (*ar
 	return log, nil
 }
 
+// leftFiles reports whether a run may have left something to store.
+func leftFiles(room workspace, inv contracts.Invocation, log *artifacts.Log) bool {
+	return log != nil || !empty(room.artifacts) || len(inv.ArtifactGlobs) > 0 && room.work != ""
+}
+
 // collect stores the files that were left, and the rest of the log; nil is no log. What cannot be stored ends a
 // run that went well as failed/artifacts.
 func (w *Worker) collect(held context.Context, d *queue.Delivery, room workspace, inv contracts.Invocation, log *artifacts.Log, v *ran) {
-	if log == nil && empty(room.artifacts) && (len(inv.ArtifactGlobs) == 0 || room.work == "") {
-		return
-	}
 	ctx, done := storing(held)
 	defer done()
 	w.cfg.Step(queue.StepCollecting, d.ID(), d.Run())

@@ -74,6 +74,7 @@ type Worker struct {
 	stopped chan struct{}
 	once    sync.Once
 	finish  sync.WaitGroup
+	aside   sync.WaitGroup // of finish, those that store files
 }
 
 // New returns a worker on two connections: control for what must not wait, data for output.
@@ -187,6 +188,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.desk.close()
 		stopAll(runner.ErrStopped)
 		slots.Wait()
+		w.aside.Wait() // they read workspaces
 		return err
 	}
 	w.drain(stopAll, &slots)
@@ -238,7 +240,7 @@ func (w *Worker) slot(ctx context.Context) {
 		last := w.deliver(ctx, d)
 		w.finish.Add(1)
 		w.desk.ran(d, time.Since(began))
-		// The slot is free once the work has ended; the last word may take a round trip more.
+		// The slot is free once the work has ended; its files may take a while, and the last word a round trip more.
 		go func() {
 			defer w.finish.Done()
 			defer w.desk.finished()
@@ -254,11 +256,11 @@ func (s *deskSide) Admit() bool            { return s.desk.admit() }
 func (s *deskSide) Take(d *queue.Delivery) { s.desk.take(d) }
 func (s *deskSide) Dismiss()               { s.desk.dismiss() }
 func (s *deskSide) Presence() contracts.Presence {
-	runs, draining, blocked := s.desk.runs()
+	runs, busy, draining, blocked := s.desk.runs()
 	kinds := slices.DeleteFunc(slices.Clone(s.kinds), func(k contracts.Kind) bool { return !s.cfg.Registry.Serves(k) })
 	return contracts.Presence{
 		Name: s.cfg.Name, Host: s.host, PID: os.Getpid(), Version: s.cfg.Version, Pool: s.cfg.Pool, Kinds: kinds,
-		Labels: s.cfg.Labels, Slots: s.cfg.Slots, Busy: len(runs), Runs: runs, Capabilities: s.cfg.Registry.Capabilities(),
+		Labels: s.cfg.Labels, Slots: s.cfg.Slots, Busy: busy, Runs: runs, Capabilities: s.cfg.Registry.Capabilities(),
 		StartedAt: s.began, Draining: draining, Blocked: blocked,
 	}
 }
