@@ -119,7 +119,7 @@ func (f *follower) walk(ctx context.Context, filter string, r reach, take func(c
 		for s, err := range f.p.output.Walk(ctx, filter, f.pos+1, WalkOptions{MaxBytes: size, Next: func(weight int, took time.Duration, left uint64) int {
 			f.timed(size, weight, took)
 			size = next()
-			if r.near && left > 0 && left <= uint64(f.pace/2/contracts.MaxChunkBytes) {
+			if r.near && left > 0 && left <= uint64(f.allowed()/contracts.MaxChunkBytes) {
 				size = 0
 			}
 			return size
