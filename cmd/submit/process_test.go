@@ -49,6 +49,7 @@ type account struct {
 	home string
 	dir  string // where commands start; "" is here
 	env  []string
+	user *syscall.Credential // whose submit commands are; nil is this process's
 }
 
 func newAccount(t *testing.T) *account {
@@ -90,6 +91,7 @@ func (a *account) feed(in io.Reader, args ...string) said {
 	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "submit"), args...)
 	var out, problems bytes.Buffer
 	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = a.env, a.dir, in, &out, &problems
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.user}
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
