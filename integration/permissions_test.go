@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/runnel-project/runnel"
 	"github.com/runnel-project/runnel/embedded"
+	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/queue/queuetest"
 )
@@ -117,6 +119,23 @@ func TestExamplePermissionsSuffice(t *testing.T) {
 	if err := responder.Close(); err != nil {
 		t.Errorf("Close() of a responder = %v", err)
 	}
+	// A sandbox: its submitter's calls, and the answers of its worker. Input beyond a window, so that both acknowledge.
+	box, err := client.Submit(ctx, runnel.Invocation{
+		Kind: runnel.KindContainer, Pool: "nobody", Container: &runnel.Container{Image: "x", Sandbox: &runnel.SandboxLimits{}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut, err := queue.NewSandboxes(data, queue.Topology{}).Serve("default", box.ID, echoes{})
+	if err != nil {
+		t.Fatalf("Serve() as worker = %v", err)
+	}
+	output.Reset()
+	done, err := client.Sandbox(box.ID).Exec(ctx, runnel.ExecRequest{Command: []string{"echo"}, Stdin: bytes.NewReader(input), Stdout: &output})
+	if err != nil || done.Status != runnel.StatusSucceeded || !bytes.Equal(output.Bytes(), input) {
+		t.Errorf("Exec() = %+v, %v with %d bytes, want %d", done, err, output.Len(), len(input))
+	}
+	shut()
 	// What no worker takes: cancelled, and withdrawn.
 	waiting := sh("true")
 	waiting.Pool = "nobody"
@@ -170,6 +189,18 @@ func TestExamplePermissionsSuffice(t *testing.T) {
 	for _, d := range denied {
 		t.Errorf("denied: %s", d)
 	}
+}
+
+// echoes is a sandbox whose every command is cat.
+type echoes struct{}
+
+func (echoes) Close() {}
+
+func (echoes) Exec(_ context.Context, w contracts.SandboxWork) contracts.SandboxOutcome {
+	if _, err := io.Copy(w.Stdout, w.Stdin); err != nil {
+		return contracts.SandboxOutcome{Status: contracts.StatusFailed, Reason: contracts.ReasonInfra, Error: err.Error()}
+	}
+	return contracts.SandboxOutcome{Status: contracts.StatusSucceeded, ExitCode: new(0)}
 }
 
 func sh(script string) runnel.Invocation {
