@@ -133,6 +133,7 @@ const (
 	ReasonExit          = contracts.ReasonExit
 	ReasonSignal        = contracts.ReasonSignal
 	ReasonOOM           = contracts.ReasonOOM
+	ReasonDisk          = contracts.ReasonDisk
 	ReasonTimeout       = contracts.ReasonTimeout
 	ReasonIdleTimeout   = contracts.ReasonIdleTimeout
 	ReasonQueueTimeout  = contracts.ReasonQueueTimeout

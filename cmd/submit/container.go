@@ -16,7 +16,7 @@ import (
 type containerFlags struct {
 	image, entrypoint, user, network, platform, pull string
 	publish, tmpfs, volume                           []string
-	memory                                           settings.Size
+	memory, disk                                     settings.Size
 	cpus                                             float64
 	pids                                             int64
 	writable, noInit                                 unless
@@ -30,6 +30,7 @@ func (f *containerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.network, "network", "", "none, bridge or a `NAME` that the worker allows (default none)")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "publish `PORT[/udp]`; the result says where (repeatable)")
 	fs.VarP(&f.memory, "memory", "m", "bound memory: `SIZE` (default 512MiB)")
+	fs.Var(&f.disk, "disk", "bound what is kept on the disk: `SIZE` (default is the worker's)")
 	fs.Float64Var(&f.cpus, "cpus", 0, "bound processor time: `N` processors (default 1)")
 	fs.Int64Var(&f.pids, "pids-limit", 0, "bound processes and threads: `N` (default 512)")
 	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "`PATH[:SIZE]` of a directory in memory; /tmp is one (repeatable)")
@@ -57,7 +58,7 @@ func (u *unless) Set(text string) error {
 // set puts the container into the invocation, if an image is named.
 func (f *containerFlags) set(inv *runnel.Invocation) error {
 	c := runnel.Container{
-		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.Bytes, CPUs: f.cpus, PIDs: f.pids,
+		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.Bytes, CPUs: f.cpus, PIDs: f.pids, DiskBytes: f.disk.Bytes,
 		WritableRoot: bool(f.writable), Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: bool(f.noInit),
 	}
 	if f.entrypoint != "" {
@@ -98,6 +99,6 @@ func (f *containerFlags) set(inv *runnel.Invocation) error {
 
 // given reports whether a flag that goes with an image says something.
 func (f *containerFlags) given(c runnel.Container) bool {
-	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.WritableRoot || c.NoInit || c.Setup != nil ||
+	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.DiskBytes != 0 || c.WritableRoot || c.NoInit || c.Setup != nil ||
 		c.Platform != "" || c.Pull != "" || len(c.Entrypoint)+len(c.Ports)+len(c.Tmpfs)+len(c.Mounts) > 0 || len(f.tmpfs)+len(f.volume) > 0
 }

@@ -20,10 +20,10 @@ func TestContainerOfFlags(t *testing.T) {
 		"strict": {"--image tool", &runnel.Container{Image: "tool"}, ""},
 		"said":   {"--image tool --read-only --init=true", &runnel.Container{Image: "tool"}, ""},
 		"all": {
-			"--image tool --entrypoint /e -u 1:2 --network bridge -p 80 -p 53/udp -m 1GiB --cpus 1.5 --pids-limit 9 --tmpfs /a --tmpfs /tmp:size=1MiB -v /s:/t -v /s:/u:rw --platform linux/arm64 --pull always --read-only=false --init=false",
+			"--image tool --entrypoint /e -u 1:2 --network bridge -p 80 -p 53/udp -m 1GiB --cpus 1.5 --pids-limit 9 --disk 2GiB --tmpfs /a --tmpfs /tmp:size=1MiB -v /s:/t -v /s:/u:rw --platform linux/arm64 --pull always --read-only=false --init=false",
 			&runnel.Container{
 				Image: "tool", Entrypoint: []string{"/e"}, User: "1:2", Network: "bridge", Ports: []string{"80", "53/udp"}, MemoryBytes: 1 << 30,
-				CPUs: 1.5, PIDs: 9, Tmpfs: []runnel.Tmpfs{{Path: "/a"}, {Path: "/tmp", SizeBytes: 1 << 20}},
+				CPUs: 1.5, PIDs: 9, DiskBytes: 2 << 30, Tmpfs: []runnel.Tmpfs{{Path: "/a"}, {Path: "/tmp", SizeBytes: 1 << 20}},
 				Mounts:   []runnel.Mount{{Source: "/s", Target: "/t"}, {Source: "/s", Target: "/u", Writable: true}},
 				Platform: "linux/arm64", Pull: runnel.PullAlways, WritableRoot: true, NoInit: true,
 			}, "",
@@ -36,11 +36,12 @@ func TestContainerOfFlags(t *testing.T) {
 				Command: []string{"sh", "-ec", "one\ntwo"}, Environment: map[string]string{"A": "b=c"}, User: "1", Network: "bridge", TimeoutSeconds: 90,
 			},
 		}, ""},
-		"no image":      {"--network bridge", nil, "--image"},
-		"not read-only": {"--read-only=false", nil, "--image"},
-		"bad volume":    {"--image tool -v /s", nil, `--volume "/s"`},
-		"bad mode":      {"--image tool -v /s:/t:z", nil, `--volume "/s:/t:z"`},
-		"bad tmpfs":     {"--image tool --tmpfs /a:much", nil, `--tmpfs "/a:much"`},
+		"no image":            {"--network bridge", nil, "--image"},
+		"no image for a disk": {"--disk 1GiB", nil, "--image"},
+		"not read-only":       {"--read-only=false", nil, "--image"},
+		"bad volume":          {"--image tool -v /s", nil, `--volume "/s"`},
+		"bad mode":            {"--image tool -v /s:/t:z", nil, `--volume "/s:/t:z"`},
+		"bad tmpfs":           {"--image tool --tmpfs /a:much", nil, `--tmpfs "/a:much"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var f containerFlags

@@ -25,6 +25,7 @@ type workerFlags struct {
 	maxOutput settings.Size
 	memory    settings.Size
 	setupDisk settings.Size
+	disk      settings.Size
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -54,6 +55,8 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.Var(&f.memory, "container-memory", "let a container have so much memory: `SIZE` (default what the machine has)")
 	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
+	fs.Var(&f.disk, "container-disk", "let a container keep so much on the disk: `SIZE` (default 16GiB)")
+	fs.IntVar(&c.Containers.MaxDiskFiles, "container-files", 0, "let a container keep so many files on the disk: `N` (default 1000000)")
 	fs.IntVar(&c.Containers.MaxSetups, "container-setups", 0, "keep the images that `N` setups left, the last used (default 64)")
 	fs.Var(&f.setupDisk, "container-setup-disk", "keep so much of what setups left: `SIZE` (default 20GiB)")
 	fs.DurationVar(&c.Containers.SetupAge, "container-setup-age", 0, "do a setup anew when what it left is older (default 168h)")
@@ -78,8 +81,8 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 	if c.DiskFloor == 0 {
 		c.DiskFloor = -1
 	}
-	c.Containers.MaxSetupBytes = f.setupDisk.Bytes
-	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas, "container-setups": c.Containers.MaxSetups} {
+	c.Containers.MaxSetupBytes, c.Containers.MaxDisk = f.setupDisk.Bytes, f.disk.Bytes
+	for flag, n := range map[string]int{"slots": c.Slots, "replicas": c.Replicas, "container-setups": c.Containers.MaxSetups, "container-files": c.Containers.MaxDiskFiles} {
 		if n < 0 {
 			return c, fmt.Errorf("--%s %d: must not be negative", flag, n)
 		}

@@ -31,6 +31,9 @@ type Container struct {
 	CPUs float64 `json:"cpus,omitempty"`
 	// PIDs bounds processes and threads; 0 is the worker's default.
 	PIDs int64 `json:"pids,omitempty"`
+	// DiskBytes bounds what the work keeps on the disk, in its workspace and among its artifacts, and in the image's file system if
+	// that is writable; 0 is the worker's default. Where the worker cannot see the engine's disk nothing bounds it.
+	DiskBytes int64 `json:"disk_bytes,omitempty"`
 	// WritableRoot lets the work write to the image's file system; what it writes is gone afterwards.
 	WritableRoot bool `json:"writable_root,omitempty"`
 	// Tmpfs are directories in memory, counted as memory. /tmp is always one, of 64 MiB unless it is listed.
@@ -125,6 +128,7 @@ func (p *problems) container(inv Invocation) {
 		p.add("container.pull", "%s is not missing, always or never", quote(string(c.Pull)))
 	}
 	p.within("container.memory_bytes", float64(c.MemoryBytes), MinContainerMemory, 1<<62)
+	p.within("container.disk_bytes", float64(c.DiskBytes), 1<<20, 1<<62)
 	p.within("container.cpus", c.CPUs, 0.01, MaxCPUs)
 	p.within("container.pids", float64(c.PIDs), 1, MaxPIDs)
 	p.ports(c)

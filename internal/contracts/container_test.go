@@ -39,6 +39,7 @@ func TestValidateContainer(t *testing.T) { // S16, S21, S22, S24
 		"limits": {func(c *contracts.Container) { c.MemoryBytes, c.CPUs, c.PIDs = 1, math.NaN(), -1 }, []string{
 			"container.memory_bytes: 1 is not within 6.291456e+06 to 4.611686018427388e+18", "container.cpus: NaN is not within 0.01 to 4096",
 			"container.pids: -1 is not within 1 to 4.194304e+06"}},
+		"disk":       {func(c *contracts.Container) { c.DiskBytes = 1 }, []string{"container.disk_bytes: 1 is not within 1.048576e+06 to 4.611686018427388e+18"}},
 		"many tmpfs": {func(c *contracts.Container) { c.Tmpfs = many }, []string{"container.tmpfs: are 65, more than 64"}},
 		"places": {func(c *contracts.Container) {
 			c.Tmpfs = []contracts.Tmpfs{{Path: "/"}, {Path: "/data", SizeBytes: -1}, {Path: "/a:rw"}}

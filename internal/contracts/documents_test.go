@@ -65,7 +65,7 @@ func containerInvocation() contracts.Invocation {
 	inv.Kind = contracts.KindContainer
 	inv.Container = &contracts.Container{
 		Image: "registry.example:5000/team/tool:1.2", Entrypoint: []string{"/bin/tool", "--"}, User: "1000:1000",
-		Network: "bridge", Ports: []string{"8080", "53/udp"}, MemoryBytes: 512 << 20, CPUs: 1.5, PIDs: 256, WritableRoot: true,
+		Network: "bridge", Ports: []string{"8080", "53/udp"}, MemoryBytes: 512 << 20, CPUs: 1.5, PIDs: 256, DiskBytes: 1 << 30, WritableRoot: true,
 		Tmpfs:    []contracts.Tmpfs{{Path: "/tmp", SizeBytes: 64 << 20}, {Path: "/run"}},
 		Mounts:   []contracts.Mount{{Source: "/srv/data", Target: "/data"}, {Source: "/srv/data", Target: "/cache", Writable: true}},
 		Platform: "linux/arm64/v8", Pull: contracts.PullAlways, NoInit: true,

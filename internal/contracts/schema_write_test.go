@@ -130,6 +130,7 @@ var byField = map[string]object{
 	"Retry.on":                {{"items", object{{"enum", []contracts.Status{contracts.StatusFailed, contracts.StatusTimedOut}}}}, {"uniqueItems", true}},
 	"image":                   {{"minLength", 1}, {"maxLength", contracts.MaxImageBytes}},
 	"memory_bytes":            {{"minimum", 0}},
+	"disk_bytes":              {{"minimum", 0}},
 	"cpus":                    {{"minimum", 0}, {"maximum", contracts.MaxCPUs}},
 	"pids":                    {{"minimum", 0}, {"maximum", contracts.MaxPIDs}},
 	"size_bytes":              {{"minimum", 0}},

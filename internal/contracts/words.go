@@ -64,6 +64,7 @@ const (
 	ReasonExit          Reason = "exit"           // failed: a non-zero exit code
 	ReasonSignal        Reason = "signal"         // failed: ended by a signal, exit_code is its negative number (E17)
 	ReasonOOM           Reason = "oom"            // failed: out of memory
+	ReasonDisk          Reason = "disk"           // failed: it kept more on the disk than it may
 	ReasonTimeout       Reason = "timeout"        // timed_out: timeout_seconds passed
 	ReasonIdleTimeout   Reason = "idle_timeout"   // timed_out: no output for too long
 	ReasonQueueTimeout  Reason = "queue_timeout"  // timed_out: waited too long to start

@@ -44,6 +44,9 @@ type Config struct {
 	MaxPIDs   int64
 	// MaxFile bounds one file that the work writes; 0 is 4 GiB.
 	MaxFile int64
+	// MaxDisk and MaxDiskFiles bound what the work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 1,000,000 files.
+	MaxDisk      int64
+	MaxDiskFiles int
 	// MaxOut and MaxOutFiles bound what is taken out of one container; 0 is 16 GiB and 100,000.
 	MaxOut      int64
 	MaxOutFiles int
@@ -70,6 +73,8 @@ func (c Config) withDefaults() (Config, error) {
 	fill(&c.PIDs, 512)
 	fill(&c.MaxPIDs, 32768)
 	fill(&c.MaxFile, 4<<30)
+	fill(&c.MaxDisk, 16<<30)
+	fill(&c.MaxDiskFiles, 1_000_000)
 	fill(&c.MaxOut, 16<<30)
 	fill(&c.MaxOutFiles, 100_000)
 	fill(&c.MaxSetups, 64)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -166,9 +168,16 @@ func (r *Runner) Capabilities() map[string]string {
 			not = append(not, limit.name)
 		}
 	}
+	// Only some storage drivers can bound a container's disk, and none of them bounds a volume: what is seen of it from here is watched.
+	if _, err := os.Stat(filepath.Join(i.DockerRootDir, "volumes")); err == nil && e.mayBeNear() && strings.HasPrefix(r.api.DaemonHost(), "unix:") {
+		works = append(works, "disk (watched)")
+	} else {
+		not = append(not, "disk in all")
+	}
 	found["container.limits"] = strings.Join(append(works, "size of one file"), ", ")
-	// Only some storage drivers can bound a container's disk, and none of them bounds a volume.
-	found["container.limits.missing"] = strings.Join(append(not, "disk in all"), ", ")
+	if len(not) > 0 {
+		found["container.limits.missing"] = strings.Join(not, ", ")
+	}
 	var security []string
 	for _, s := range i.SecurityOptions {
 		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")

@@ -19,8 +19,8 @@ import (
 // short run's time to unpack an empty workspace and to pack artifacts that are not there; where its disk is ours as
 // well, a look is enough. A volume's name is 64 random digits: what is there under it is the same.
 func (r *Runner) near(ctx context.Context, id string, e *engine) string {
-	if os.Geteuid() != 0 || has(strings.Join(e.info.SecurityOptions, " "), "name=userns", "name=rootless") {
-		return "" // not ours to look at, or its owners are not who they seem
+	if !e.mayBeNear() {
+		return ""
 	}
 	call, cancel := bounded(ctx)
 	defer cancel()
@@ -37,6 +37,29 @@ func (r *Runner) near(ctx context.Context, id string, e *engine) string {
 		}
 	}
 	return ""
+}
+
+// mayBeNear reports whether this process may look at the engine's disk, if that is this machine's: files have the owners there that they seem to have.
+func (e *engine) mayBeNear() bool {
+	return os.Geteuid() == 0 && !has(strings.Join(e.info.SecurityOptions, " "), "name=userns", "name=rootless")
+}
+
+// upper returns the directory on this machine that has what is written to a container's file system, or "".
+func (r *Runner) upper(ctx context.Context, id string, e *engine) string {
+	if !e.mayBeNear() {
+		return ""
+	}
+	call, cancel := bounded(ctx)
+	defer cancel()
+	info, err := r.api.ContainerInspect(call, id)
+	if err != nil || info.GraphDriver.Data == nil {
+		return ""
+	}
+	dir := info.GraphDriver.Data["UpperDir"]
+	if at, err := os.Lstat(dir); dir == "" || err != nil || !at.IsDir() {
+		return ""
+	}
+	return dir
 }
 
 // furnish makes the directories of the work on a volume that is near. False: that is the engine's to do, for there

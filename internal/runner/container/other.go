@@ -4,6 +4,7 @@ package container
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
@@ -12,3 +13,7 @@ func lockFile(string, bool) (*os.File, error) {
 }
 
 func full(error) bool { return true }
+
+func diskFree(string) (bytes, names int64) { return 0, 0 }
+
+func onDisk(info fs.FileInfo) int64 { return info.Size() }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,10 @@ type process struct {
 	said   head          // the beginning of standard error; read after pumped
 	lost   bool          // the engine has gone: nobody can tell how it ended
 
-	sent []string // the signals; read once it has exited
+	hasty atomic.Bool // it is killed at once
+	sent  []string    // the signals; read once it has exited
+
+	watches sync.WaitGroup
 }
 
 // pump copies the output to the sink and the input to the container. Both streams come over one connection, in the
@@ -120,12 +124,38 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// watchDisk has the work killed when it keeps too much in directories of this machine, those that are not "". It ends with the work.
+func (p *process) watchDisk(bytes int64, files int, dirs ...string) {
+	w := &diskWatch{bytes: bytes, files: files, over: func(o *overDisk) {
+		p.hasty.Store(true)
+		p.stopping.Fail(o)
+	}}
+	for _, dir := range dirs {
+		if dir != "" {
+			w.dirs = append(w.dirs, dir)
+		}
+	}
+	if len(w.dirs) == 0 {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p.watches.Go(func() {
+		defer stop()
+		w.run(ctx)
+	})
+	p.watches.Go(func() {
+		<-p.stopping.Done()
+		stop()
+	})
+}
+
 // end waits for the end of the work, stops it if ctx ends before, and says how it ended.
 func (p *process) end(ctx context.Context) (contracts.Outcome, error) {
 	defer p.endLife()
 	p.stopping.Watch(ctx)
 	waitErr := p.wait()
 	p.stopping.Exited()
+	p.watches.Wait()
 	if waitErr != nil {
 		p.lost = true
 		p.conn.Close()
@@ -139,7 +169,13 @@ func (p *process) end(ctx context.Context) (contracts.Outcome, error) {
 	p.drain()
 	outcome, err := p.look(ctx)
 	outcome.Killed = p.killed()
-	return outcome, errors.Join(p.stopping.Why(ctx), err)
+	why := p.stopping.Why(ctx)
+	var over *overDisk
+	if err == nil && errors.As(why, &over) {
+		outcome.Status, outcome.Reason, outcome.Error = contracts.StatusFailed, contracts.ReasonDisk, over.Error()
+		return outcome, nil
+	}
+	return outcome, errors.Join(why, err)
 }
 
 // wait returns when the container has ended. An error says that nobody can tell: the engine has gone.
@@ -157,7 +193,11 @@ func (p *process) wait() error {
 
 // stop ends the container in the order of its steps.
 func (p *process) stop() {
-	for _, step := range append(p.steps, runner.StopStep{Signal: "KILL", Wait: stopWithin}) {
+	steps := p.steps
+	if p.hasty.Load() {
+		steps = nil
+	}
+	for _, step := range append(steps, runner.StopStep{Signal: "KILL", Wait: stopWithin}) {
 		p.sent = append(p.sent, step.Signal)
 		call, cancel := context.WithTimeout(context.Background(), signalWithin)
 		err := p.r.api.ContainerKill(call, p.id, step.Signal)

@@ -41,7 +41,7 @@ func (r *Runner) setup(job runner.Job, e *engine) (*setup, error) {
 	of := *c.Setup
 	job.Container = &contracts.Container{
 		Image: c.Image, Platform: c.Platform, Entrypoint: of.Command, User: of.User, Network: of.Network, WritableRoot: true,
-		MemoryBytes: c.MemoryBytes, CPUs: c.CPUs, PIDs: c.PIDs, Tmpfs: c.Tmpfs, Setup: &of,
+		MemoryBytes: c.MemoryBytes, CPUs: c.CPUs, PIDs: c.PIDs, DiskBytes: c.DiskBytes, Tmpfs: c.Tmpfs, Setup: &of,
 	}
 	if of.User == "" {
 		job.Container.User = "0:0"
@@ -211,6 +211,9 @@ func (r *Runner) runSetup(ctx context.Context, p *setup, key string, base image.
 	work, missed, err := r.start(ctx, p.job, p.spec, id, out)
 	if missed != nil || err != nil {
 		return "", outcomeOf(missed), err
+	}
+	if e, err := r.known(); err == nil {
+		work.watchDisk(min(p.spec.disk, r.cfg.MaxSetupBytes), r.cfg.MaxDiskFiles, r.upper(ctx, id, e))
 	}
 	o, err := work.end(ctx)
 	if err != nil || o.Status != contracts.StatusSucceeded {

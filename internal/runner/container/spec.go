@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"net/netip"
@@ -35,6 +36,7 @@ type spec struct {
 	platform *ocispec.Platform
 	kept     bool     // the image is one that a setup left, which others may remove
 	dir      string   // where the work starts
+	disk     int64    // how many bytes the work may keep on the disk
 	dirs     []string // below the workspace, made before the work begins
 }
 
@@ -69,6 +71,9 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 	limits, err := r.limits(c, e)
 	if err != nil {
 		return nil, err
+	}
+	if s.disk = cmp.Or(c.DiskBytes, r.cfg.MaxDisk); s.disk > r.cfg.MaxDisk {
+		return nil, runner.Reject(contracts.ReasonNotAllowed, "container.disk_bytes %d: this worker allows %d", s.disk, r.cfg.MaxDisk)
 	}
 	network, err := r.network(c)
 	if err != nil {

@@ -55,6 +55,9 @@ type Containers struct {
 	MaxMemory int64
 	MaxCPUs   float64
 	MaxPIDs   int64
+	// MaxDisk and MaxDiskFiles bound what work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 1,000,000 files.
+	MaxDisk      int64
+	MaxDiskFiles int
 	// MaxSetups and MaxSetupBytes bound what is kept of setups, and SetupAge for how long; 0 is 64, 20 GiB and 7 days.
 	MaxSetups     int
 	MaxSetupBytes int64

@@ -16,6 +16,7 @@ func open(cfg standard.Config) (runner.Runner, error) {
 	return container.New(container.Config{
 		WorkRoot: cfg.WorkRoot, AllowNetwork: c.AllowNetwork, AllowMount: c.AllowMount,
 		MaxMemory: c.MaxMemory, MaxCPUs: c.MaxCPUs, MaxPIDs: c.MaxPIDs,
+		MaxDisk: c.MaxDisk, MaxDiskFiles: c.MaxDiskFiles,
 		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge,
 		Sandboxes: cfg.Sandboxes,
 	})

@@ -49,6 +49,7 @@ func init() {
 		"files":   manyFiles,
 		"stamp":   stamp,
 		"fill":    fill,
+		"flood":   flood,
 		"mess":    mess,
 		"haunt":   haunt,
 		"traces":  traces,
@@ -239,6 +240,16 @@ func stamp(args []string) int {
 		return 1
 	}
 	return say([]string{"stamped " + text, "stamped"})
+}
+
+// flood DIR writes files of 1 MiB there until it is stopped.
+func flood(args []string) int {
+	for i := 0; ; i++ {
+		if err := os.WriteFile(filepath.Join(args[0], "flood"+strconv.Itoa(i)), make([]byte, 1<<20), 0o600); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
 }
 
 // fill PATH N writes a file of N bytes.
