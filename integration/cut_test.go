@@ -15,6 +15,7 @@ import (
 	"github.com/runnel-project/runnel/integration/fleet"
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
+	"github.com/runnel-project/runnel/internal/runner/container/enginetest"
 )
 
 // shown is what is stored, or was followed, of a flood: pieces that are compared with what `job flood` prints.
@@ -78,11 +79,7 @@ func compare(t *testing.T, size int64, pieces []contracts.Piece) (s shown) {
 // and the worker stays small. With keep_log every byte is there as well.
 func TestStreamCut(t *testing.T) {
 	t.Parallel()
-	const worst = 150 << 20
-	size, limit := int64(64<<20), int64(4<<20)
-	if rounds(t, 1) >= 20 {
-		size, limit = 1<<30, 64<<20
-	}
+	size, limit := cutSizes(t)
 	f := fleet.Start(t, fleet.Config{})
 	for _, keep := range []bool{false, true} {
 		w := f.StartWorker(fleet.WorkerConfig{Binary: true})
@@ -91,31 +88,8 @@ func TestStreamCut(t *testing.T) {
 		inv.ID = f.ID(fmt.Sprint("cut-", keep))
 		inv.OutputLimitBytes, inv.KeepLog = limit, keep
 		began := time.Now()
-		f.Submit(c, inv)
-		f.Follow(f.Client("default", ""), "default", inv.ID, inv.ID)
-		r := result(t, c, inv.ID, 5*fleet.Patience)
+		s := cut(t, f, w, c, inv, size)
 		took, peak := since(began), w.PeakRSS()
-		if r.Status != contracts.StatusSucceeded || r.StdoutBytes != size {
-			t.Errorf("result = %s/%s %q after %d bytes, want succeeded after %d", r.Status, r.Reason, r.Error, r.StdoutBytes, size)
-		}
-		if peak > worst {
-			t.Errorf("the worker took %d MiB, want under %d", peak>>20, worst>>20)
-		}
-		dump, err := fleet.Dump(t.Context(), f.Conn, f.Topology)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := compare(t, size, pieces(dump, inv.ID))
-		if s.marks != 1 || s.cut != r.CutBytes || s.kept+s.cut != size {
-			t.Errorf("%d marks count %d bytes, the result %d; %d are kept of %d", s.marks, s.cut, r.CutBytes, s.kept, size)
-		}
-		if s.kept > limit || s.head < limit*3/4 || s.tail < 900<<10 {
-			t.Errorf("%d bytes are kept of a limit of %d: head %d, tail %d", s.kept, limit, s.head, s.tail)
-		}
-		f.Await("the follower has seen all", fleet.Patience, func(context.Context) (bool, string) { return f.Ended(inv.ID), "its Watch goes on" })
-		if told := compare(t, size, f.Output(inv.ID)); told != s {
-			t.Errorf("the follower was told %+v, stored is %+v", told, s)
-		}
 		name := "output beyond its limit"
 		if keep {
 			name += ", with the log"
@@ -141,6 +115,72 @@ func TestStreamCut(t *testing.T) {
 		}
 	}
 	f.Verify() // which reads the artifacts, too
+}
+
+// The same out of a container: 1 GB of output does not harm, by what it keeps or by what it takes.
+func TestStreamCutOfAContainer(t *testing.T) {
+	image := enginetest.Image(t)
+	t.Cleanup(func() {
+		if err := enginetest.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	size, limit := cutSizes(t)
+	f := fleet.Start(t, fleet.Config{})
+	w := f.StartWorker(fleet.WorkerConfig{Binary: true})
+	inv := contracts.Invocation{
+		ID: f.ID("cut"), Kind: contracts.KindContainer, OutputLimitBytes: limit,
+		Command: []string{enginetest.Job, "pour", fmt.Sprint(size)}, Container: &contracts.Container{Image: image},
+	}
+	began := time.Now()
+	s := cut(t, f, w, f.Client("default", ""), inv, size)
+	figure(t, "output of a container beyond its limit", "%d MiB under %d MiB in %v: head %d, tail %d, cut %d bytes; worker's peak %d MiB",
+		size>>20, limit>>20, since(began), s.head, s.tail, s.cut, w.PeakRSS()>>20)
+	w.Terminate()
+	if code := w.Ended(fleet.Patience); code != 0 {
+		t.Errorf("the worker ended with %d", code)
+	}
+	f.Verify()
+}
+
+// cutSizes returns how much is printed, and how much of it is to be kept.
+func cutSizes(t *testing.T) (size, limit int64) {
+	if rounds(t, 1) >= 20 {
+		return 1 << 30, 64 << 20
+	}
+	return 64 << 20, 4 << 20
+}
+
+// cut has an invocation print more than its limit, and compares what is stored of it, and what a follower sees, with what it printed.
+func cut(t *testing.T, f *fleet.Fleet, w *fleet.Worker, c *runnel.Client, inv contracts.Invocation, size int64) shown {
+	t.Helper()
+	const worst = 150 << 20
+	limit := inv.OutputLimitBytes
+	f.Submit(c, inv)
+	f.Follow(f.Client("default", ""), "default", inv.ID, inv.ID)
+	r := result(t, c, inv.ID, 5*fleet.Patience)
+	if r.Status != contracts.StatusSucceeded || r.StdoutBytes != size {
+		t.Errorf("result = %s/%s %q after %d bytes, want succeeded after %d", r.Status, r.Reason, r.Error, r.StdoutBytes, size)
+	}
+	if peak := w.PeakRSS(); peak > worst {
+		t.Errorf("the worker took %d MiB, want under %d", peak>>20, worst>>20)
+	}
+	dump, err := fleet.Dump(t.Context(), f.Conn, f.Topology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := compare(t, size, pieces(dump, inv.ID))
+	if s.marks != 1 || s.cut != r.CutBytes || s.kept+s.cut != size {
+		t.Errorf("%d marks count %d bytes, the result %d; %d are kept of %d", s.marks, s.cut, r.CutBytes, s.kept, size)
+	}
+	if s.kept > limit || s.head < limit*3/4 || s.tail < 900<<10 {
+		t.Errorf("%d bytes are kept of a limit of %d: head %d, tail %d", s.kept, limit, s.head, s.tail)
+	}
+	f.Await("the follower has seen all", fleet.Patience, func(context.Context) (bool, string) { return f.Ended(inv.ID), "its Watch goes on" })
+	if told := compare(t, size, f.Output(inv.ID)); told != s {
+		t.Errorf("the follower was told %+v, stored is %+v", told, s)
+	}
+	return s
 }
 
 // What strikes in the middle of a log leaves the log of the run that counts whole: a worker's death has it

@@ -50,6 +50,7 @@ func init() {
 		"stamp":   stamp,
 		"fill":    fill,
 		"flood":   flood,
+		"pour":    pour,
 		"mess":    mess,
 		"haunt":   haunt,
 		"traces":  traces,
@@ -250,6 +251,21 @@ func flood(args []string) int {
 			return 1
 		}
 	}
+}
+
+// pour N prints what `job flood` of the integration tests does.
+func pour(args []string) int {
+	block := make([]byte, 1<<20)
+	for at, size := 0, number(args[0]); at < size; at += len(block) {
+		for i := 0; i < len(block); i += 8 {
+			x := uint64((at+i)>>3)*0x9e3779b97f4a7c15 + 0x1234567
+			binary.LittleEndian.PutUint64(block[i:], x^x>>29)
+		}
+		if _, err := os.Stdout.Write(block[:min(len(block), size-at)]); err != nil {
+			return 1
+		}
+	}
+	return 0
 }
 
 // fill PATH N writes a file of N bytes.
