@@ -178,6 +178,9 @@ func (r *Runner) Capabilities() map[string]string {
 	if len(not) > 0 {
 		found["container.limits.missing"] = strings.Join(not, ", ")
 	}
+	if len(i.Warnings) > 0 {
+		found["container.warnings"] = strings.Join(i.Warnings, "; ")
+	}
 	var security []string
 	for _, s := range i.SecurityOptions {
 		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")

@@ -55,7 +55,7 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		work = r.sandbox
 	}
 	outcome, err := work(ctx, job, s, e, out)
-	outcome.Metadata = tell(outcome.Metadata, told.Metadata)
+	outcome.Metadata, outcome.Warnings = tell(outcome.Metadata, told.Metadata), append(told.Warnings, outcome.Warnings...)
 	removeErr := r.remove(ctx, s.name)
 	r.settled(s.name, removeErr == nil)
 	if removeErr != nil && err == nil {

@@ -83,10 +83,11 @@ type made struct {
 	backlog *backlog
 
 	// Once it is done:
-	image   string // what came of it
-	cached  bool   // another did it since it was looked for
-	outcome contracts.Outcome
-	err     error // nobody can say how it ended
+	image    string // what came of it
+	cached   bool   // another did it since it was looked for
+	outcome  contracts.Outcome
+	warnings []string // of the engine
+	err      error    // nobody can say how it ended
 }
 
 // errSetupSlow is the cause of a context that ended because a setup took longer than it may.
@@ -158,7 +159,9 @@ func (m *made) result() (string, contracts.Outcome, error) {
 	case m.err != nil:
 		return "", contracts.Outcome{}, m.err
 	case m.image != "":
-		return m.image, wellSetUp(m.cached), nil
+		o = wellSetUp(m.cached)
+		o.Warnings = m.warnings
+		return m.image, o, nil
 	case o.Reason == contracts.ReasonImage:
 		return "", o, nil
 	default:
@@ -199,16 +202,17 @@ func (r *Runner) makeSetup(ctx context.Context, p *setup, key string, base image
 		return
 	}
 	r.owns(p.spec.name)
-	m.image, m.outcome, m.err = r.runSetup(ctx, p, key, base, m.backlog)
+	m.image, m.outcome, m.err = r.runSetup(ctx, p, key, base, m)
 	r.settled(p.spec.name, r.remove(ctx, p.spec.name) == nil)
 }
 
-func (r *Runner) runSetup(ctx context.Context, p *setup, key string, base image.InspectResponse, out runner.Sink) (string, contracts.Outcome, error) {
-	id, _, missed, err := r.create(ctx, p.job, p.spec)
+func (r *Runner) runSetup(ctx context.Context, p *setup, key string, base image.InspectResponse, m *made) (string, contracts.Outcome, error) {
+	id, warnings, missed, err := r.create(ctx, p.job, p.spec)
 	if missed != nil || err != nil {
 		return "", outcomeOf(missed), err
 	}
-	work, missed, err := r.start(ctx, p.job, p.spec, id, out)
+	m.warnings = warnings
+	work, missed, err := r.start(ctx, p.job, p.spec, id, m.backlog)
 	if missed != nil || err != nil {
 		return "", outcomeOf(missed), err
 	}
