@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -38,6 +39,26 @@ type diskWatch struct {
 	bytes int64
 	files int
 	over  func(*overDisk)
+}
+
+// withinDisk returns a context that ends, with an *overDisk as its cause, when work keeps too much in directories of this machine, those
+// that are not "". done ends the watch.
+func (r *Runner) withinDisk(ctx context.Context, s *spec, dirs ...string) (within context.Context, done func()) {
+	within, cancel := context.WithCancelCause(ctx)
+	w := &diskWatch{bytes: s.disk, files: r.cfg.MaxDiskFiles, over: func(o *overDisk) { cancel(o) }}
+	for _, dir := range dirs {
+		if dir != "" {
+			w.dirs = append(w.dirs, dir)
+		}
+	}
+	var watch sync.WaitGroup
+	if len(w.dirs) > 0 {
+		watch.Go(func() { w.run(within) })
+	}
+	return within, func() {
+		cancel(nil)
+		watch.Wait()
+	}
 }
 
 // run watches until ctx ends.

@@ -8,6 +8,7 @@ import (
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/container"
+	"github.com/runnel-project/runnel/internal/runner/container/enginetest"
 	"github.com/runnel-project/runnel/internal/runner/runnertest"
 )
 
@@ -47,6 +48,20 @@ func TestDiskIsBounded(t *testing.T) {
 		o, _ := run(t, r, prepared(t, []string{"flood", "/"}, "exit", "0"))
 		if o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonSetup || code(o) != -9 || !strings.Contains(o.Error, "may keep 67108864") {
 			t.Errorf("Run() = %+v, want failed/setup", o)
+		}
+	})
+	t.Run("sandbox", func(t *testing.T) {
+		t.Parallel()
+		d := newDesk()
+		b := boxOf(t, t.Context(), open(t, container.Config{Sandboxes: d, MaxDisk: 64 * mega}), d, func(j *runner.Job) {
+			j.Tenant, j.Container.Setup = "alice", &contracts.Setup{Command: []string{enginetest.Job, "stamp", "/made"}}
+		})
+		if o, said := b.exec(call("look", "/made")); o.Status != contracts.StatusSucceeded || !strings.HasPrefix(said, "/made -rw-r--r-- 0 0 ") {
+			t.Errorf("after a setup Exec() = %+v with %q", o, said)
+		}
+		b.exec(call("flood", contracts.ContainerWorkspace))
+		if o := b.end(); o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonDisk || o.Metadata["container.setup.exit_code"] != "0" {
+			t.Errorf("Run() = %+v, want failed/disk", o)
 		}
 	})
 	t.Run("too much is asked for", func(t *testing.T) {

@@ -44,9 +44,9 @@ func (e *engine) mayBeNear() bool {
 	return os.Geteuid() == 0 && !has(strings.Join(e.info.SecurityOptions, " "), "name=userns", "name=rootless")
 }
 
-// upper returns the directory on this machine that has what is written to a container's file system, or "".
-func (r *Runner) upper(ctx context.Context, id string, e *engine) string {
-	if !e.mayBeNear() {
+// upper returns the directory on this machine that has what is written to a container's file system, or "": also where nothing may be.
+func (r *Runner) upper(ctx context.Context, id string, s *spec, e *engine) string {
+	if s.host.ReadonlyRootfs || !e.mayBeNear() {
 		return ""
 	}
 	call, cancel := bounded(ctx)

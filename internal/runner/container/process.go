@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +44,7 @@ type process struct {
 	hasty atomic.Bool // it is killed at once
 	sent  []string    // the signals; read once it has exited
 
-	watches sync.WaitGroup
+	unwatchDisk func() // nil where it is not watched
 }
 
 // pump copies the output to the sink and the input to the container. Both streams come over one connection, in the
@@ -125,27 +124,15 @@ func (c counted) Read(p []byte) (int, error) {
 }
 
 // watchDisk has the work killed when it keeps too much in directories of this machine, those that are not "". It ends with the work.
-func (p *process) watchDisk(bytes int64, files int, dirs ...string) {
-	w := &diskWatch{bytes: bytes, files: files, over: func(o *overDisk) {
-		p.hasty.Store(true)
-		p.stopping.Fail(o)
-	}}
-	for _, dir := range dirs {
-		if dir != "" {
-			w.dirs = append(w.dirs, dir)
+func (p *process) watchDisk(s *spec, dirs ...string) {
+	within, done := p.r.withinDisk(context.Background(), s, dirs...)
+	p.unwatchDisk = done
+	context.AfterFunc(within, func() {
+		var over *overDisk
+		if errors.As(context.Cause(within), &over) {
+			p.hasty.Store(true)
+			p.stopping.Fail(over)
 		}
-	}
-	if len(w.dirs) == 0 {
-		return
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	p.watches.Go(func() {
-		defer stop()
-		w.run(ctx)
-	})
-	p.watches.Go(func() {
-		<-p.stopping.Done()
-		stop()
 	})
 }
 
@@ -155,7 +142,9 @@ func (p *process) end(ctx context.Context) (contracts.Outcome, error) {
 	p.stopping.Watch(ctx)
 	waitErr := p.wait()
 	p.stopping.Exited()
-	p.watches.Wait()
+	if p.unwatchDisk != nil {
+		p.unwatchDisk()
+	}
 	if waitErr != nil {
 		p.lost = true
 		p.conn.Close()

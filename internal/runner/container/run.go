@@ -90,10 +90,7 @@ func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, e *engine, 
 	if missed != nil || err != nil {
 		return outcomeOf(missed), interrupted(ctx, err)
 	}
-	volume, upper := r.near(ctx, id, e), ""
-	if !s.host.ReadonlyRootfs {
-		upper = r.upper(ctx, id, e)
-	}
+	volume, upper := r.near(ctx, id, e), r.upper(ctx, id, s, e)
 	if !furnish(volume, job.Dir, s) {
 		if err := r.send(ctx, id, job.Dir, s); err != nil {
 			return contracts.Outcome{}, interrupted(ctx, err)
@@ -103,7 +100,7 @@ func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, e *engine, 
 	if missed != nil || err != nil {
 		return outcomeOf(missed), interrupted(ctx, err)
 	}
-	p.watchDisk(s.disk, r.cfg.MaxDiskFiles, volume, upper)
+	p.watchDisk(s, volume, upper)
 	where := r.published(ctx, s, id)
 	outcome, err := p.end(ctx)
 	if p.lost {

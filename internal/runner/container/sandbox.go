@@ -59,12 +59,17 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 			return contracts.Outcome{}, interrupted(ctx, err)
 		}
 	}
+	within, done := r.withinDisk(ctx, s, volume, r.upper(ctx, id, s, e))
+	defer done()
 	b := newBox(job, s, session)
 	stop, err := r.cfg.Sandboxes.Serve(job.Tenant, job.ID, b)
 	if err != nil {
 		return contracts.Outcome{}, fmt.Errorf("serve commands: %w", err)
 	}
-	outcome, err := b.live(ctx)
+	outcome, err := b.live(within)
+	if outcome.Reason == contracts.ReasonDisk {
+		session.Close() // it would go on in the time that it has to stop
+	}
 	b.end(stop)
 	if outcome.Reason == reasonGone {
 		outcome = r.gone(ctx, id, session.Err())
@@ -205,6 +210,10 @@ func (b *box) live(ctx context.Context) (contracts.Outcome, error) {
 	for {
 		select {
 		case <-ctx.Done():
+			var over *overDisk
+			if errors.As(context.Cause(ctx), &over) {
+				return contracts.Outcome{Status: contracts.StatusFailed, Reason: contracts.ReasonDisk, Error: over.Error(), Killed: "1 container"}, nil
+			}
 			if errors.Is(context.Cause(ctx), runner.ErrStopped) {
 				return lostSandbox(), nil // nobody goes on with it, so this is the last word, and its artifacts are kept
 			}

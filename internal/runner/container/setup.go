@@ -57,6 +57,7 @@ func (r *Runner) setup(job runner.Job, e *engine) (*setup, error) {
 		s.config.Env = append(s.config.Env, name+"="+value)
 	}
 	slices.Sort(s.config.Env)
+	s.disk = min(s.disk, r.cfg.MaxSetupBytes)
 	return &setup{job: job, spec: s}, nil
 }
 
@@ -217,7 +218,7 @@ func (r *Runner) runSetup(ctx context.Context, p *setup, key string, base image.
 		return "", outcomeOf(missed), err
 	}
 	if e, err := r.known(); err == nil {
-		work.watchDisk(min(p.spec.disk, r.cfg.MaxSetupBytes), r.cfg.MaxDiskFiles, r.upper(ctx, id, e))
+		work.watchDisk(p.spec, r.upper(ctx, id, p.spec, e))
 	}
 	o, err := work.end(ctx)
 	if err != nil || o.Status != contracts.StatusSucceeded {
