@@ -136,6 +136,8 @@ type SandboxWork struct {
 	Call           SandboxCall
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Hush fails the writes under way and all that come: a caller that does not read must not keep a stopped command alive.
+	Hush func()
 }
 
 // SandboxServer is the run of a sandbox, as its callers' messages come to it. Its methods are called on many goroutines at once.

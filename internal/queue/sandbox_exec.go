@@ -79,7 +79,7 @@ func (p *Producer) Exec(ctx context.Context, id string, r ExecRequest) (ExecResu
 	}
 	c.in = newSendWindow(contracts.SandboxWindow, t.publish)
 	defer c.in.close()
-	stopBeats := c.beats()
+	stopBeats := c.beats(ctx)
 	defer stopBeats()
 	result, err := c.talk(ctx)
 	if err != nil {
@@ -144,10 +144,10 @@ func (c *execCall) feed() {
 	}
 }
 
-// beats says again and again that the caller lives, also while it writes output to who is slow.
-func (c *execCall) beats() (stop func()) {
+// beats says again and again that the caller lives, and that it wants the command stopped, also while it writes output to who is slow.
+func (c *execCall) beats(ctx context.Context) (stop func()) {
 	var all sync.WaitGroup
-	over := make(chan struct{})
+	over, ended := make(chan struct{}), ctx.Done()
 	all.Go(func() {
 		beat := time.NewTicker(c.p.execBeat)
 		defer beat.Stop()
@@ -155,6 +155,10 @@ func (c *execCall) beats() (stop func()) {
 			select {
 			case <-over:
 				return
+			case <-ended:
+				ended = nil
+				_ = c.say(contracts.SandboxCall{Type: contracts.SandboxStop, Exec: c.name})
+				continue
 			case <-beat.C:
 			}
 			if err := c.say(contracts.SandboxCall{Type: contracts.SandboxHeartbeat, Exec: c.name, N: c.in.count()}); errors.Is(err, ErrClosed) {

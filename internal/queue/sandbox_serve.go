@@ -221,6 +221,7 @@ func (e *servedExec) serve() {
 	freed := context.AfterFunc(e.ctx, func() { e.in.close(context.Cause(e.ctx)) })
 	outcome := e.d.server.Exec(e.ctx, contracts.SandboxWork{
 		Call: e.call, Stdin: e.in, Stdout: execWriter{&e.output, contracts.Stdout}, Stderr: execWriter{&e.output, contracts.Stderr},
+		Hush: e.out.close,
 	})
 	freed()
 	e.in.close(errNobodyWaits)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
+	"github.com/runnel-project/runnel/internal/queue/queuetest"
 )
 
 // toys is a sandbox without a container: its commands are functions.
@@ -486,6 +487,19 @@ func TestSandboxCallsOfOthers(t *testing.T) {
 	say(`{"type":"ping","invocation_id":"box"}`)
 	if m, err := sub.NextMsgWithContext(within(t)); err != nil || !strings.Contains(string(m.Data), "heartbeat") {
 		t.Errorf("ping: %+v, %v", m, err)
+	}
+}
+
+// Who may not call sandboxes hears that at once, and which subject that was.
+func TestExecDenied(t *testing.T) {
+	node := queuetest.ServerOf(t, "secured.conf")
+	p, err := queue.NewProducer(node.Connect(t, nats.UserInfo("responder", "change-me-responder")), queue.ProducerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Exec(within(t), "box", queue.ExecRequest{Command: []string{"true"}})
+	if !errors.Is(err, queue.ErrDenied) || !strings.Contains(err.Error(), "runnel.sandbox.default.box") {
+		t.Errorf("Exec() = %v, want ErrDenied and the subject", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
@@ -49,9 +50,9 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 		return outcomeOf(missed), interrupted(ctx, err)
 	}
 	volume := r.near(ctx, id, e)
-	session, err := r.session(ctx, job, s, id, e)
-	if err != nil {
-		return contracts.Outcome{}, interrupted(ctx, err)
+	session, missed, err := r.session(ctx, job, s, id, e)
+	if missed != nil || err != nil {
+		return outcomeOf(missed), interrupted(ctx, err)
 	}
 	defer session.Close()
 	if k, ok := out.(runner.Keeper); ok {
@@ -79,38 +80,53 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 }
 
 // session starts the container and returns the way to the agent in it, with the directories of the work made.
-func (r *Runner) session(ctx context.Context, job runner.Job, s *spec, id string, e *engine) (*agent.Session, error) {
+func (r *Runner) session(ctx context.Context, job runner.Job, s *spec, id string, e *engine) (*agent.Session, *contracts.Outcome, error) {
 	program, err := agent.Program(architecture(job.Container.Platform, e))
 	if err != nil {
-		return nil, runner.Reject(contracts.ReasonNoRunner, "container.sandbox: %v", err)
+		return nil, nil, runner.Reject(contracts.ReasonNoRunner, "container.sandbox: %v", err)
 	}
 	call, cancel := bounded(ctx)
 	defer cancel()
 	if err := r.api.CopyToContainer(call, id, contracts.ContainerRoot, bytes.NewReader(program), container.CopyToContainerOptions{}); err != nil {
-		return nil, r.asked("copy the agent in", err)
+		return nil, nil, r.asked("copy the agent in", err)
 	}
 	conn, err := r.api.ContainerAttach(call, id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return nil, r.asked("attach", err)
+		return nil, nil, r.asked("attach", err)
 	}
 	if err := r.api.ContainerStart(call, id, container.StartOptions{}); err != nil {
 		conn.Close()
-		return nil, r.asked("start", err)
+		if call.Err() == nil && !client.IsErrConnectionFailed(err) {
+			if missed := r.unstarted(ctx, s, id, err); missed != nil {
+				return nil, missed, nil
+			}
+		}
+		return nil, nil, r.asked("start", err)
 	}
 	session, err := agent.Open(call, agent.Attached(conn.Conn, conn.Reader))
-	if err != nil {
-		return nil, err
-	}
-	who := owned(user(job.Container))
-	err = session.Wipe(call, agent.Owner{UID: uint32(who.uid), GID: uint32(who.gid)})
-	if err == nil && len(s.dirs) > 0 {
-		err = session.Put(call, directories(s.dirs, who))
-	}
-	if err != nil {
+	if err == nil {
+		if err = furnished(call, session, job, s); err == nil {
+			return session, nil, nil
+		}
 		session.Close()
-		return nil, err
 	}
-	return session, nil
+	if call.Err() == nil {
+		// It would end so again: too little memory for the agent itself, for one.
+		if o := r.gone(ctx, id, err); r.Available() {
+			return nil, &o, nil
+		}
+	}
+	return nil, nil, err
+}
+
+// furnished makes the directories of the work.
+func furnished(ctx context.Context, session *agent.Session, job runner.Job, s *spec) error {
+	who := owned(user(job.Container))
+	err := session.Wipe(ctx, agent.Owner{UID: uint32(who.uid), GID: uint32(who.gid)})
+	if err == nil && len(s.dirs) > 0 {
+		err = session.Put(ctx, directories(s.dirs, who))
+	}
+	return err
 }
 
 // architecture returns what an agent must be made for.
@@ -249,11 +265,7 @@ func (b *box) idleFor() time.Duration {
 // end ends the commands, in the order of their stop as far as there is time, and then all that is in the container.
 func (b *box) end(stop func()) {
 	close(b.over)
-	grace := time.Duration(0)
-	for _, step := range runner.StopOrder(b.job.Stop) {
-		grace += step.Wait
-	}
-	late := time.AfterFunc(grace, func() { b.session.Close() })
+	late := time.AfterFunc(orderTime(runner.StopOrder(b.job.Stop)), func() { b.session.Close() })
 	defer late.Stop()
 	stop()
 	b.session.Close()
@@ -282,8 +294,40 @@ func (b *box) Exec(ctx context.Context, w contracts.SandboxWork) contracts.Sandb
 		defer cancel()
 		ctx = limited
 	}
-	exit, err := b.session.Run(ctx, b.command(w), w.Stdout, w.Stderr)
+	command := b.command(w)
+	defer hush(ctx, w, orderTime(command.Stop)+hushAfter)()
+	exit, err := b.session.Run(ctx, command, w.Stdout, w.Stderr)
 	return b.outcome(ctx, w.Call, exit, err)
+}
+
+// hushAfter is how long the output of a command that was stopped, and must have ended, may take to be taken. The agent is given
+// four times as long to say that it ended, and that stands behind the output.
+const hushAfter = 2 * time.Second
+
+// hush fails the output of a command some time after ctx has ended, unless it has ended by then.
+func hush(ctx context.Context, w contracts.SandboxWork, after time.Duration) (ended func()) {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		late := time.NewTimer(after)
+		defer late.Stop()
+		select {
+		case <-over:
+		case <-late.C:
+			w.Hush()
+		}
+	})
+	return func() {
+		stop()
+		close(over)
+	}
+}
+
+// orderTime is how long a stop order may take.
+func orderTime(steps []runner.StopStep) (all time.Duration) {
+	for _, step := range steps {
+		all += step.Wait
+	}
+	return all
 }
 
 // take waits for the command's turn.

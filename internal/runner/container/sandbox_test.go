@@ -114,7 +114,7 @@ func (b *box) exec(c contracts.SandboxCall, stdin ...byte) (contracts.SandboxOut
 	b.t.Helper()
 	var out bytes.Buffer
 	c.More = len(stdin) > 0
-	o := b.Exec(b.t.Context(), contracts.SandboxWork{Call: c, Stdin: bytes.NewReader(stdin), Stdout: &out, Stderr: io.Discard})
+	o := b.Exec(b.t.Context(), contracts.SandboxWork{Call: c, Stdin: bytes.NewReader(stdin), Stdout: &out, Stderr: io.Discard, Hush: func() {}})
 	return o, out.String()
 }
 
@@ -207,6 +207,39 @@ func TestSandboxOutOfMemory(t *testing.T) {
 	}
 }
 
+// A sandbox that does not come up says why, and is not tried again and again.
+func TestSandboxThatDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	r := open(t, container.Config{Sandboxes: newDesk()})
+	missing := command(t)
+	missing.Command, missing.Container.Sandbox = nil, &contracts.Sandbox{}
+	missing.Container.Image, missing.Container.Pull = "runnel.test/none", contracts.PullNever
+	if o, err := r.Run(t.Context(), missing, &runnertest.Sink{}); err != nil || o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonImage {
+		t.Errorf("Run() = %+v, %v, want failed/image", o, err)
+	}
+	job := command(t)
+	job.Command, job.Container.Sandbox = nil, &contracts.Sandbox{}
+	if _, err := open(t, container.Config{}).Run(t.Context(), job, &runnertest.Sink{}); !errors.Is(err, runner.ErrRejected) {
+		t.Errorf("Run() without an exchange = %v, want it rejected", err)
+	}
+}
+
+// A caller that does not read must not take the sandbox down with its command.
+func TestSandboxOutlivesADeafCaller(t *testing.T) {
+	t.Parallel()
+	b := openBox(t)
+	from, to := io.Pipe()
+	c := call("writes", "10000000")
+	c.TimeoutSeconds, c.Stop = 0.5, &contracts.Stop{GraceSeconds: new(0.2)}
+	o := b.Exec(t.Context(), contracts.SandboxWork{Call: c, Stdout: to, Stderr: io.Discard, Hush: func() { from.Close() }})
+	if o.Status != contracts.StatusTimedOut {
+		t.Errorf("%+v, want timed_out", o)
+	}
+	if o, _ := b.exec(call("exit", "0")); o.Status != contracts.StatusSucceeded {
+		t.Errorf("the next command: %+v", o)
+	}
+}
+
 // Whatever takes the container away, the sandbox says so.
 func TestSandboxWhoseContainerDies(t *testing.T) {
 	t.Parallel()
@@ -218,7 +251,7 @@ func TestSandboxWhoseContainerDies(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	o := b.Exec(t.Context(), contracts.SandboxWork{Call: call("hang"), Stdout: writes(func() { close(ready) }), Stderr: io.Discard})
+	o := b.Exec(t.Context(), contracts.SandboxWork{Call: call("hang"), Stdout: writes(func() { close(ready) }), Stderr: io.Discard, Hush: func() {}})
 	if o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonClosed {
 		t.Errorf("the command's outcome is %+v, want failed/closed", o)
 	}
@@ -239,7 +272,7 @@ func TestSandboxTakesTurns(t *testing.T) {
 	ctx, stop := context.WithCancelCause(t.Context())
 	ready, first := make(chan struct{}), make(chan contracts.SandboxOutcome, 1)
 	go func() {
-		first <- b.Exec(ctx, contracts.SandboxWork{Call: call("hang"), Stdout: writes(func() { close(ready) }), Stderr: io.Discard})
+		first <- b.Exec(ctx, contracts.SandboxWork{Call: call("hang"), Stdout: writes(func() { close(ready) }), Stderr: io.Discard, Hush: func() {}})
 	}()
 	await(t, ready)
 	if o, _ := b.exec(call("exit", "0")); o.Status != contracts.StatusRejected || o.Reason != contracts.ReasonBusy || o.Error == "" {
