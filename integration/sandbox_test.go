@@ -32,18 +32,18 @@ import (
 type shop struct {
 	t           testing.TB
 	image, home string
-	url         string
+	node        *queuetest.Node
 }
 
 func newShop(t testing.TB) *shop {
-	return &shop{t: t, image: enginetest.Image(t), home: t.TempDir(), url: queuetest.Server(t).URL()}
+	return &shop{t: t, image: enginetest.Image(t), home: t.TempDir(), node: queuetest.Server(t)}
 }
 
 func (s *shop) program(name string, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	s.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, fleet.Program(s.t, name), args...)
-	cmd.Env = append(os.Environ(), "HOME="+s.home, "XDG_STATE_HOME="+s.home, "XDG_CONFIG_HOME="+s.home, "DOCKER_CONFIG="+s.home, "RUNNEL_SERVER="+s.url)
+	cmd.Env = append(os.Environ(), "HOME="+s.home, "XDG_STATE_HOME="+s.home, "XDG_CONFIG_HOME="+s.home, "DOCKER_CONFIG="+s.home, "RUNNEL_SERVER="+s.node.URL())
 	return cmd
 }
 
@@ -186,6 +186,11 @@ func commandLineSandbox(t *testing.T) {
 	if got := s.submit(nil, "sandbox", "ls"); !strings.Contains(got.stdout, id) || !strings.Contains(got.stdout, "running") {
 		t.Errorf("ls: %+v, want %s", got, id)
 	}
+	// A server that starts again is a pause.
+	s.node.Restart(t)
+	if got := s.submit(nil, "sandbox", "exec", id, "--", "/job", "look", "/runnel/workspace/made"); got.code != 0 || !strings.Contains(got.stdout, "made") {
+		t.Errorf("after a restart of the server: %+v, want the files", got)
+	}
 	// Ctrl-C stops a command and waits for that; who is killed cannot, and its command is stopped all the same.
 	interrupted := s.begin(id, "hang", "well")
 	if err := interrupted.Process.Signal(os.Interrupt); err != nil {
@@ -269,7 +274,7 @@ func BenchmarkSandbox(b *testing.B) {
 	s := newShop(b)
 	b.Cleanup(func() { _ = enginetest.Remove() })
 	s.worker()
-	nc, err := nats.Connect(s.url, runnel.ConnectOptions("bench")...)
+	nc, err := nats.Connect(s.node.URL(), runnel.ConnectOptions("bench")...)
 	if err != nil {
 		b.Fatal(err)
 	}
