@@ -64,6 +64,7 @@ func TestContainersFromTheCommandLine(t *testing.T) {
 		"timeout":      {args: []string{"--timeout", "5", "--grace", "0", "--", "/job", "hang"}, code: 124, stdout: "ready\n"},
 		"files":        {args: []string{"-o", out, "--", "/job", "leave", "file"}},
 		"no image":     {args: []string{"--pull", "never", "--image", "runnel.test/none", "--", "x"}, code: 125, stderr: "runnel.test/none"},
+		"setup":        {args: []string{"--setup", "no shell here", "--", "/job", "say", "out", "err"}, code: 127, stderr: "setup"},
 		"not allowed":  {args: []string{"--network", "host", "--", "/job", "exit", "0"}, code: 125, stderr: "does not allow"},
 		"not a volume": {args: []string{"-v", "x", "--", "/job", "exit", "0"}, code: 125, stderr: "--volume"},
 	} {

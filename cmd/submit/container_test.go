@@ -10,7 +10,7 @@ import (
 	"github.com/runnel-project/runnel"
 )
 
-func TestContainerOfFlags(t *testing.T) {
+func TestContainerOfFlags(t *testing.T) { // S3, S16
 	for name, c := range map[string]struct {
 		args string
 		want *runnel.Container

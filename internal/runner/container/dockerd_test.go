@@ -105,6 +105,7 @@ func (d *dockerd) start(t *testing.T) bool {
 	defer log.Close()
 	d.cmd = exec.Command(d.args[0], d.args[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
+	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.dir) // where its containerd says what it was at, when it does not end
 	// In a network of its own: an engine without a bridge removes docker0, also another engine's.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Cloneflags: syscall.CLONE_NEWNET}
 	if err := d.cmd.Start(); err != nil {

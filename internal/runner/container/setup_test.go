@@ -172,7 +172,7 @@ func TestSetupFails(t *testing.T) {
 	})
 }
 
-// A setup that takes too long is ended, and has the exit code of its end; where it had not begun yet it has none.
+// A setup that takes too long is ended, and has the exit code of its end; where it had not begun yet it has none (S9).
 func TestSetupTakesTooLong(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
