@@ -324,6 +324,7 @@ func (d *Delivery) persist(ctx context.Context, s *Store, subject string, data [
 		if time.Since(first) > d.t.cfg.MaxDisconnect {
 			return 0, fmt.Errorf("gave up after %s: %w", d.t.cfg.MaxDisconnect, a.err)
 		}
+		d.t.full(s, a.err)
 		if !sleep(ctx, wait) {
 			return 0, fmt.Errorf("%w (last: %w)", context.Cause(ctx), a.err)
 		}

@@ -122,6 +122,7 @@ func (d *Delivery) send(subject string, data []byte, stored func(seq uint64, onc
 			return
 		}
 		once = false
+		d.t.full(d.t.output, err)
 		wait = min(2*wait, 2*time.Second)
 		time.AfterFunc(wait, func() { d.t.output.PutAsync(subject, headerFor(d.json), data, done) })
 	}

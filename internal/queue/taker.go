@@ -101,6 +101,8 @@ type Taker struct {
 	mu   sync.Mutex
 	desk Desk
 	held map[string]*Delivery // "<tenant>.<id>"
+	// saidFull is when it was said last that a stream is.
+	saidFull map[string]time.Time
 }
 
 // Conns are the two connections of a worker: on a shared one, beats were seen to wait 9.6 s behind output.
@@ -147,6 +149,7 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 		beatInbox: control.NewInbox(),
 		arrivals:  make(chan *Delivery, 4*checkAtOnce),
 		held:      map[string]*Delivery{},
+		saidFull:  map[string]time.Time{},
 	}
 	i := 0
 	for _, k := range cfg.Kinds {
