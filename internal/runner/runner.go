@@ -58,6 +58,9 @@ type Job struct {
 	// An *os.File is handed over to a process as it is. Reads of another should end with ctx: Run waits
 	// for one under way, but not for ever. An error other than io.EOF stops the work.
 	Stdin io.Reader
+	// Offset is what is to be added to this machine's clock for the fleet's. A time that is noted is the fleet's: who goes
+	// on from the note may be on another machine.
+	Offset time.Duration
 	// Resume is what the newest run of this attempt noted (Keeper) that was lost with its worker or handed back, for a Resumer.
 	// What that run had written until then is in the output already. nil is a beginning.
 	Resume []byte

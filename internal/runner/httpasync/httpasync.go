@@ -39,7 +39,7 @@ func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 type note struct {
 	RunID    string `json:"run_id,omitempty"`
 	Location string `json:"location,omitempty"`
-	// Deadline is when the whole of it is over (E43), in milliseconds since 1970; 0 is never.
+	// Deadline is when the whole of it is over (E43), in milliseconds since 1970 by the fleet's clock; 0 is never.
 	Deadline int64 `json:"deadline,omitempty"`
 	// Requests is how many were sent so far.
 	Requests int `json:"requests,omitempty"`
@@ -67,11 +67,11 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		w.started = true
 		w.Requests = w.note.Requests
 	} else if job.TimeoutSeconds > 0 {
-		w.note.Deadline = time.Now().Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
+		w.note.Deadline = time.Now().Add(job.Offset).Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
 	}
 	if w.note.Deadline > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(w.note.Deadline), runner.ErrTimeout)
+		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(w.note.Deadline).Add(-job.Offset), runner.ErrTimeout)
 		defer cancel()
 	}
 	outcome, err := w.run(ctx)

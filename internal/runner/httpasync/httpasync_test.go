@@ -339,6 +339,32 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// The deadline is noted by the fleet's clock: a worker whose own is ten minutes off neither ends the work at once nor late.
+func TestDeadlineIsTheFleets(t *testing.T) {
+	t.Parallel()
+	s := serve(t, []answer{accepted}, []answer{running})
+	for _, offset := range []time.Duration{10 * time.Minute, -10 * time.Minute} {
+		j := s.job(t)
+		j.TimeoutSeconds, j.Offset = 3600, offset
+		k := &keeper{fail: errors.New("the worker is gone")}
+		before := time.Now()
+		if _, err := open(t, web.Config{}).Run(t.Context(), j, k); !errors.Is(err, k.fail) {
+			t.Fatalf("Run() = %v, want the error of the note", err)
+		}
+		var note struct{ Deadline int64 }
+		if err := json.Unmarshal([]byte(k.notes[0]), &note); err != nil {
+			t.Fatal(err)
+		}
+		if at := time.UnixMilli(note.Deadline).Sub(before.Add(offset)); at < time.Hour-time.Second || at > time.Hour+10*time.Minute-time.Second {
+			t.Errorf("with a clock %v off it notes %v from now, want an hour", offset, at)
+		}
+		j.Resume, j.TimeoutSeconds = []byte(fmt.Sprintf(`{"run_id":"17","deadline":%d}`, time.Now().Add(offset+300*time.Millisecond).UnixMilli())), 3600
+		if _, err := open(t, web.Config{}).Run(t.Context(), j, &keeper{}); !errors.Is(err, runner.ErrTimeout) {
+			t.Errorf("with a clock %v off Run() = %v, want the timeout that another worker noted", offset, err)
+		}
+	}
+}
+
 // The remote run is noted before it is polled, and polled by whoever has the note; runs do not touch each other (E46).
 func TestResume(t *testing.T) {
 	t.Parallel()

@@ -47,7 +47,7 @@ func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 type note struct {
 	LastID string `json:"last_event_id,omitempty"`
 	Events int    `json:"events,omitempty"`
-	// Deadline is when the whole of it is over, in milliseconds since 1970; 0 is never.
+	// Deadline is when the whole of it is over, in milliseconds since 1970 by the fleet's clock; 0 is never.
 	Deadline int64 `json:"deadline,omitempty"`
 	Requests int   `json:"requests,omitempty"`
 }
@@ -72,11 +72,11 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		}
 		f.Requests, f.id = f.note.Requests, f.note.LastID
 	} else if job.TimeoutSeconds > 0 {
-		f.note.Deadline = time.Now().Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
+		f.note.Deadline = time.Now().Add(job.Offset).Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
 	}
 	if f.note.Deadline > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(f.note.Deadline), runner.ErrTimeout)
+		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(f.note.Deadline).Add(-job.Offset), runner.ErrTimeout)
 		defer cancel()
 	}
 	outcome, err := f.run(ctx)

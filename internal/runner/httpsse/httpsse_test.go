@@ -2,6 +2,7 @@ package httpsse_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -271,5 +272,28 @@ func TestDeadline(t *testing.T) {
 	j.Resume, j.TimeoutSeconds = []byte(k.note), 3600
 	if _, err := r.Run(t.Context(), j, &keeper{}); !errors.Is(err, runner.ErrTimeout) {
 		t.Errorf("Run() = %v, want the timeout of the lost run", err)
+	}
+}
+
+// The deadline is noted by the fleet's clock, not by this machine's.
+func TestDeadlineIsTheFleets(t *testing.T) {
+	t.Parallel()
+	s := serve(t, connection{text: "id: 1\ndata: a\n\n", then: "stay"})
+	r, _ := open(t)
+	for _, offset := range []time.Duration{10 * time.Minute, -10 * time.Minute} {
+		j := s.job(t)
+		j.TimeoutSeconds, j.Offset = 0.3, offset
+		k := &keeper{}
+		before := time.Now()
+		if _, err := r.Run(t.Context(), j, k); !errors.Is(err, runner.ErrTimeout) {
+			t.Fatalf("with a clock %v off Run() = %v, want the timeout", offset, err)
+		}
+		var note struct{ Deadline int64 }
+		if err := json.Unmarshal([]byte(k.note), &note); err != nil {
+			t.Fatal(err)
+		}
+		if at := time.UnixMilli(note.Deadline).Sub(before.Add(offset)); at < 0 || at > 5*time.Minute {
+			t.Errorf("with a clock %v off it notes %v from now", offset, at)
+		}
 	}
 }
