@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -116,11 +117,24 @@ func child(text string) error {
 		Log:   zerolog.New(os.Stderr).With().Timestamp().Logger(),
 		Ready: func() { fmt.Println("ready", cfg.Worker.Name) },
 		Step:  steps(cfg.Worker),
+		Clock: wrong(cfg.Worker),
 	})
 	if err != nil {
 		return err
 	}
 	return w.Run(ctx)
+}
+
+// wrong is the worker's clock.
+func wrong(cfg WorkerConfig) func() time.Time {
+	began := time.Now()
+	return func() time.Time {
+		now := time.Now()
+		if cfg.Jump != 0 && now.Sub(began) > cfg.JumpAfter {
+			return now.Add(cfg.Clock + cfg.Jump)
+		}
+		return now.Add(cfg.Clock)
+	}
 }
 
 // steps tells the test of the step that it asked for, and waits there until it is let go.

@@ -38,6 +38,8 @@ type WorkerConfig struct {
 	SecretsDir string
 	// Binary has the worker be the program that users get, without the race detector and without steps.
 	Binary bool
+	// Clock is how far its clock is ahead, and Jump how much more from JumpAfter its start on.
+	Clock, Jump, JumpAfter time.Duration
 	// At has the worker wait when an invocation whose id has the prefix IDs reaches the step At for the Nth time (0 is 1):
 	// Reached then tells, and what is done to it is done exactly there. GoOn lets it pass.
 	At  queue.Step

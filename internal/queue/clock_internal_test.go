@@ -15,8 +15,8 @@ func TestServerClock(t *testing.T) {
 	}
 	check := func(when string, want time.Duration) {
 		t.Helper()
-		if got := c.offset(); got != want {
-			t.Errorf("offset() %s = %v, want %v", when, got, want)
+		if got := c.at(wall, steady).Sub(wall); got != want {
+			t.Errorf("at() %s is %v off, want %v", when, got, want)
 		}
 	}
 	check("before the first write", 0)
@@ -30,10 +30,11 @@ func TestServerClock(t *testing.T) {
 	check("after the quickest was forgotten", 13*time.Second)
 
 	wall = wall.Add(-time.Hour) // set back
+	check("at once when the clock was set", time.Hour+13*time.Second)
 	add(time.Hour, 40*time.Millisecond)
 	check("after the clock was set", time.Hour)
 
-	wall = wall.Add(10 * time.Minute) // slept: the monotonic clock stood still
+	wall = wall.Add(10 * time.Minute) // slept, and the steady clock stood still
 	add(-time.Second, 60*time.Millisecond)
 	check("after a suspend", -time.Second)
 }

@@ -73,6 +73,9 @@ func newDelivery(t *Taker, m *nats.Msg, meta *nats.MsgMetadata, addr Address, ad
 	}
 }
 
+// Now is the time by the server's clock.
+func (d *Delivery) Now() time.Time { return d.t.Now() }
+
 // fresh reports whether nobody else can have been handed this delivery yet.
 func (d *Delivery) fresh() bool { return d.count == 1 && time.Since(d.pulled) < freshFor }
 

@@ -23,7 +23,7 @@ func (t *Taker) keep(ctx context.Context) {
 	defer t.nc.RemoveStatusListener(status)
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
-	last := time.Now()
+	last, wall := time.Now(), t.cfg.Clock().Round(0)
 	asks := 0
 	for {
 		all := false
@@ -35,12 +35,12 @@ func (t *Taker) keep(ctx context.Context) {
 			all = true
 		case <-tick.C:
 		}
-		now := time.Now()
 		// Round drops the monotonic part: only the wall clock goes on while a machine is suspended.
-		if now.Sub(last) > jumpBy || now.Round(0).Sub(last.Round(0)) > jumpBy {
+		now, shown := time.Now(), t.cfg.Clock().Round(0)
+		if now.Sub(last) > jumpBy || shown.Sub(wall) > jumpBy {
 			all = true
 		}
-		last = now
+		last, wall = now, shown
 		if asks++; asks%4 == 0 {
 			t.pulls.tick(false)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,12 +23,13 @@ const (
 
 // Presences is what the workers of a fleet say of themselves: one entry per
 // worker in a key-value bucket, which the server forgets when its worker has
-// not written it for Topology.WorkersTTL. Writing an entry also tells how far
-// the local clock is off the server's.
+// not written it for Topology.WorkersTTL. Writing an entry also tells the time
+// by the server's clock.
 type Presences struct {
 	store  *Store
 	prefix string // of the subjects
 	clock  serverClock
+	wall   func() time.Time
 }
 
 // Seen is a worker's word and when the server heard it.
@@ -43,6 +43,7 @@ func NewPresences(nc *nats.Conn, t Topology) *Presences {
 	return &Presences{
 		store:  NewStore(nc, t.WorkersStream(), t.ReplicaCount()),
 		prefix: "$KV." + t.WorkersBucket() + ".",
+		wall:   time.Now,
 	}
 }
 
@@ -71,12 +72,12 @@ func (p *Presences) Put(ctx context.Context, v contracts.Presence) error {
 	if err != nil {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
 	}
-	before := time.Now()
+	wall, before := p.wall(), steady()
 	seq, err := p.store.Put(ctx, p.prefix+v.Name, nats.Header{contracts.HeaderVersion: {contracts.Version}}, body)
 	if err != nil {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
 	}
-	after := time.Now()
+	took := steady() - before
 	m, err := p.store.Seq(ctx, seq)
 	if errors.Is(err, ErrNotFound) {
 		return nil // written again meanwhile, by a worker of the same name
@@ -84,7 +85,8 @@ func (p *Presences) Put(ctx context.Context, v contracts.Presence) error {
 	if err != nil {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
 	}
-	p.clock.add(before, after, m.Time)
+	// The server's clock showed m.Time at some time in between.
+	p.clock.record(wall.Add(took/2).Round(0), before+took/2, took, m.Time)
 	return nil
 }
 
@@ -97,10 +99,10 @@ func (p *Presences) Remove(ctx context.Context, worker string) error {
 	return err
 }
 
-// Offset is how far the server's clock is ahead of the local one, as the last
-// writes of Put tell; 0 before the first. It is off by no more than half the
-// time that the quickest of them took.
-func (p *Presences) Offset() time.Duration { return p.clock.offset() }
+// Now is the time by the server's clock, as the last writes of Put tell, and by
+// the local one before the first. It is off by no more than half the time that
+// the quickest of them took, also when the local clock is set meanwhile.
+func (p *Presences) Now() time.Time { return p.clock.at(p.wall(), steady()) }
 
 // All returns every worker that has given word within the bucket's TTL, by
 // name. Of one that speaks a version this program cannot read, only Name,
@@ -144,7 +146,7 @@ func (p *Presences) Runs(ctx context.Context, worker, run string) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	lately := time.Now().Add(p.Offset()).Sub(v.At) <= presenceGood
+	lately := p.Now().Sub(v.At) <= presenceGood
 	return lately && slices.Contains(v.Runs, run), nil
 }
 
@@ -159,63 +161,4 @@ func (p *Presences) read(m Stored) (Seen, bool) {
 	}
 	v.Name = strings.TrimPrefix(m.Subject, p.prefix) // the subject wins over the body
 	return Seen{Presence: v, At: m.Time}, true
-}
-
-// clockSamples is how many writes are remembered: 40 s at one every 5 s, in
-// which two good clocks part by microseconds.
-const clockSamples = 8
-
-// clockStep is how far the wall clock may part from the monotonic one between
-// two samples before the older ones are worth nothing: the clock was set, or
-// the machine slept.
-const clockStep = 250 * time.Millisecond
-
-// serverClock compares the local clock with the server's.
-type serverClock struct {
-	mu      sync.Mutex
-	samples []clockSample
-}
-
-type clockSample struct {
-	wall   time.Time     // the middle of the write, by the wall clock
-	steady time.Duration // the same moment by the monotonic one
-	offset time.Duration
-	took   time.Duration
-}
-
-// steadyStart is where the monotonic clock is read from.
-var steadyStart = time.Now()
-
-// add takes that the server's clock showed server at some time between before and after.
-func (c *serverClock) add(before, after, server time.Time) {
-	took := after.Sub(before)
-	local := before.Add(took / 2)
-	c.record(local.Round(0), local.Sub(steadyStart), took, server)
-}
-
-func (c *serverClock) record(wall time.Time, steady, took time.Duration, server time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.samples); n > 0 {
-		last := c.samples[n-1]
-		if d := wall.Sub(last.wall) - (steady - last.steady); d > clockStep || d < -clockStep {
-			c.samples = nil
-		}
-	}
-	if len(c.samples) == clockSamples {
-		c.samples = append(c.samples[:0], c.samples[1:]...)
-	}
-	c.samples = append(c.samples, clockSample{wall: wall, steady: steady, offset: server.Sub(wall), took: took})
-}
-
-func (c *serverClock) offset() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var best clockSample
-	for i, s := range c.samples {
-		if i == 0 || s.took < best.took {
-			best = s
-		}
-	}
-	return best.offset
 }

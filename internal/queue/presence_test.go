@@ -82,21 +82,21 @@ func TestPresences(t *testing.T) {
 	eventually(t, "nobody lives", func() bool { return len(names()) == 0 })
 }
 
-func TestServerOffset(t *testing.T) {
+func TestServerNow(t *testing.T) {
 	n := queuetest.Server(t)
 	nc := n.Connect(t)
 	var top queue.Topology
 	ensured(t, nc, top)
 	w := queue.NewPresences(nc, top)
-	if d := w.Offset(); d != 0 {
-		t.Errorf("Offset() before a write = %v, want 0", d)
-	}
 	before := time.Now()
+	if at := w.Now(); at.Before(before) || at.After(time.Now()) {
+		t.Errorf("Now() before a write = %v, want the local time", at)
+	}
 	if err := w.Put(context.Background(), contracts.Presence{Name: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	// The server is this process: its clock is ours, so what is off is within the time that it took.
-	if d, took := w.Offset(), time.Since(before); d < -took || d > took {
-		t.Errorf("Offset() = %v, want within %v", d, took)
+	if off, took := time.Until(w.Now()), time.Since(before); off < -took || off > took {
+		t.Errorf("Now() is %v off, want within %v", off, took)
 	}
 }

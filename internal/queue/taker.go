@@ -53,6 +53,8 @@ type TakerConfig struct {
 	Problem func(error)
 	// Serves reports whether a kind can be served now: nothing is asked for of one that cannot. nil is yes. It must not block.
 	Serves func(contracts.Kind) bool
+	// Clock is this machine's; nil is time.Now. Tests have it wrong.
+	Clock func() time.Time
 	// Step observes each delivery at the named steps of its life (see the Step constants); nil is nobody.
 	Step func(step Step, id, run string)
 }
@@ -132,6 +134,9 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 	if cfg.Step == nil {
 		cfg.Step = func(Step, string, string) {}
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	if cfg.Serves == nil {
 		cfg.Serves = func(contracts.Kind) bool { return true }
 	}
@@ -151,6 +156,7 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 		held:      map[string]*Delivery{},
 		saidFull:  map[string]time.Time{},
 	}
+	t.people.wall = cfg.Clock
 	i := 0
 	for _, k := range cfg.Kinds {
 		for _, l := range contracts.Lanes() {
@@ -261,7 +267,7 @@ func (t *Taker) Want(n int) { t.pulls.setWant(n) }
 func (t *Taker) Stop() { t.pulls.stop() }
 
 // Now is the server's time as far as it is known: queue ages and deadlines use it.
-func (t *Taker) Now() time.Time { return time.Now().Add(t.people.Offset()) }
+func (t *Taker) Now() time.Time { return t.people.Now() }
 
 // announce keeps the presence of this worker fresh: what is older than two of these intervals is not counted as alive.
 func (t *Taker) announce(ctx context.Context) {

@@ -191,7 +191,7 @@ func (s *sink) due() {
 // flush stores what is unsent as a chunk. It blocks while too much is unconfirmed, and
 // with it every writer: that is how a slow queue holds back a fast process. s.mu is held.
 func (s *sink) flush() {
-	c := contracts.Chunk{N: s.chunks + 1, At: time.Now().UTC(), Pieces: s.pieces, State: s.state, StateBytes: s.stateBytes}
+	c := contracts.Chunk{N: s.chunks + 1, At: s.d.Now().UTC(), Pieces: s.pieces, State: s.state, StateBytes: s.stateBytes}
 	if err := s.d.Emit(s.ctx, c); err != nil {
 		s.failed = fmt.Errorf("store output: %w", err)
 		return
