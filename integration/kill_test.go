@@ -232,11 +232,11 @@ func TestKillSubmitter(t *testing.T) {
 		jobs = append(jobs, f.Count("default", f.ID("job"), "-n", "2"))
 	}
 	for round := range rounds(t, 4) {
-		s := f.StartSubmitter(jobs)
+		s := f.StartSubmitter("", jobs...)
 		s.Receipts(1 + round*len(jobs)/(rounds(t, 4)+1))
 		s.Kill()
 	}
-	s := f.StartSubmitter(jobs)
+	s := f.StartSubmitter("", jobs...)
 	if n := s.Receipts(len(jobs)); n != len(jobs) {
 		t.Errorf("the last submitter had %d receipts, want %d", n, len(jobs))
 	}

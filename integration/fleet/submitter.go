@@ -26,15 +26,32 @@ type Submitter struct {
 type submitterConfig struct {
 	URL  string
 	Jobs []contracts.Invocation
+	// Cancel is the id of what it cancels first; "" is nothing.
+	Cancel string
 }
 
-// StartSubmitter starts a process that submits jobs of the default tenant, all under one SubmitAll.
-func (f *Fleet) StartSubmitter(jobs []contracts.Invocation) *Submitter {
+// StartSubmitter starts a process that submits jobs of the default tenant, connected to address; "" is all servers. More
+// than one are under one SubmitAll, and it says each receipt.
+func (f *Fleet) StartSubmitter(address string, jobs ...contracts.Invocation) *Submitter {
 	f.t.Helper()
 	for _, inv := range jobs {
 		f.Submitted(inv)
 	}
-	text, err := json.Marshal(submitterConfig{URL: f.url, Jobs: jobs})
+	return f.startSubmitter(submitterConfig{URL: address, Jobs: jobs})
+}
+
+// StartCanceller starts a process that cancels an invocation of the default tenant, connected to address.
+func (f *Fleet) StartCanceller(address, id string) *Submitter {
+	f.t.Helper()
+	return f.startSubmitter(submitterConfig{URL: address, Cancel: id})
+}
+
+func (f *Fleet) startSubmitter(cfg submitterConfig) *Submitter {
+	f.t.Helper()
+	if cfg.URL == "" {
+		cfg.URL = f.url
+	}
+	text, err := json.Marshal(cfg)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -100,13 +117,22 @@ func submitter(config string) error {
 	if err := json.Unmarshal(text, &cfg); err != nil {
 		return err
 	}
-	nc, err := nats.Connect(cfg.URL, runnel.ConnectOptions("submitter")...)
+	nc, err := nats.Connect(cfg.URL, append(runnel.ConnectOptions("submitter"), nats.IgnoreDiscoveredServers())...)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
 	c, err := runnel.New(nc)
 	if err != nil {
+		return err
+	}
+	if cfg.Cancel != "" {
+		if _, err := c.Cancel(context.Background(), cfg.Cancel); err != nil {
+			return err
+		}
+	}
+	if len(cfg.Jobs) == 1 { // also with an input that no message holds
+		_, err := c.Submit(context.Background(), cfg.Jobs[0])
 		return err
 	}
 	for r, err := range c.SubmitAll(context.Background(), slices.Values(cfg.Jobs)) {

@@ -29,6 +29,7 @@ type Proxy struct {
 type trap struct {
 	text   []byte
 	nth    int
+	after  bool // the text passes, and what is sent with it
 	sprung chan struct{}
 }
 
@@ -83,6 +84,15 @@ func (p *Proxy) Trap(text string, nth int) <-chan struct{} {
 	return p.trap.sprung
 }
 
+// TrapAfter cuts when the client has sent text: it reaches the server, and no answer comes back.
+func (p *Proxy) TrapAfter(text string) <-chan struct{} {
+	sprung := p.Trap(text, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trap.after = true
+	return sprung
+}
+
 // spring returns how much of what the client sent may pass first: all of it, or what comes before the trap.
 func (p *Proxy) spring(sent []byte) int {
 	p.mu.Lock()
@@ -101,7 +111,9 @@ func (p *Proxy) spring(sent []byte) int {
 		}
 		at += i + len(p.trap.text)
 	}
-	at += bytes.Index(sent[at:], p.trap.text)
+	if at += bytes.Index(sent[at:], p.trap.text); p.trap.after {
+		at = len(sent)
+	}
 	close(p.trap.sprung)
 	p.trap = nil
 	if p.held == nil {
