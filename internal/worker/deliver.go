@@ -156,7 +156,7 @@ func (w *Worker) run(ctx context.Context, d *queue.Delivery, inv contracts.Invoc
 		}
 	}()
 	v.began = w.taker.Now().UTC()
-	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run(), Patience: w.left(inv, d), Offset: w.taker.Now().Sub(time.Now())}
+	job := runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: d.Run(), Patience: w.left(inv, d), Offset: time.Until(w.taker.Now())}
 	next, ok := w.cfg.Registry[inv.Kind]
 	if !ok {
 		_, v.err = w.cfg.Registry.Run(ctx, job, nil)
