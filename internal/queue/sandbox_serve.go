@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -229,7 +230,10 @@ func (e *servedExec) serve() {
 	e.over = true
 	e.pulse.Stop()
 	e.mu.Unlock()
-	outcome.Tail = e.output.end()
+	var cut bool
+	if outcome.Tail, cut = e.output.end(); cut {
+		outcome.Error = strings.TrimPrefix(outcome.Error+"; some of its output was cut, which its caller did not take", "; ")
+	}
 	outcome.Error = contracts.FitError(outcome.Error)
 	defer e.out.close()
 	last, err := e.encode(contracts.SandboxReply{Type: contracts.SandboxSaysOutcome, Exec: e.call.Exec, N: e.out.count(), Outcome: &outcome})

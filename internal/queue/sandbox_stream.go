@@ -26,6 +26,7 @@ type execOutput struct {
 	timer  *time.Timer
 	armed  bool
 	over   bool
+	cut    bool // what was written is not all sent
 }
 
 // execWriter is one of its streams.
@@ -85,21 +86,23 @@ func (o *execOutput) flush() error {
 	}
 	m := contracts.SandboxReply{Type: contracts.SandboxSaysOutput, Exec: o.e.call.Exec, Pieces: o.pieces}
 	o.pieces, o.size = nil, 0
-	return o.e.out.put(func(n int) ([]byte, error) {
+	err := o.e.out.put(func(n int) ([]byte, error) {
 		m.N = n
 		return o.e.encode(m)
 	})
+	o.cut = o.cut || err != nil
+	return err
 }
 
-// end returns what is not sent yet, and takes nothing more.
-func (o *execOutput) end() []contracts.Piece {
+// end returns what is not sent yet, and whether something was lost before that, and takes nothing more.
+func (o *execOutput) end() (tail []contracts.Piece, cut bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over = true
 	if o.timer != nil {
 		o.timer.Stop()
 	}
-	return o.pieces
+	return o.pieces, o.cut
 }
 
 // execInput is standard input as it comes in messages.

@@ -65,6 +65,13 @@ func (s *toys) Exec(ctx context.Context, w contracts.SandboxWork) contracts.Sand
 				return fail(err)
 			}
 		}
+	case "deaf": // its caller: what stops it does not wait for that
+		defer context.AfterFunc(ctx, w.Hush)()
+		for {
+			if _, err := w.Stdout.Write(make([]byte, 1<<16)); err != nil {
+				return fail(err)
+			}
+		}
 	case "hang":
 		fmt.Fprintln(w.Stdout, "ready")
 		<-ctx.Done()
@@ -215,7 +222,7 @@ func TestExecHoldsBack(t *testing.T) {
 	s.sandbox("box")
 	from, to := io.Pipe()
 	done := make(chan error, 1)
-	const all = 32 << 20
+	const all = 8 << 20
 	go func() {
 		_, err := s.p.Exec(within(t), "box", queue.ExecRequest{Command: []string{"flood", strconv.Itoa(all)}, Stdout: to})
 		to.CloseWithError(err)
@@ -235,6 +242,32 @@ func TestExecHoldsBack(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// A caller that does not read, and then wants no more, has its command stopped all the same, and hears what it missed.
+func TestExecOfADeafCallerIsStopped(t *testing.T) {
+	s := newStage(t, queue.Topology{})
+	server, _ := s.sandbox("box")
+	from, to := io.Pipe()
+	ctx, cancel := context.WithCancelCause(within(t))
+	over := make(chan queue.ExecResult, 1)
+	go func() {
+		r, _ := s.p.Exec(ctx, "box", queue.ExecRequest{Command: []string{"deaf"}, Stdout: to})
+		over <- r
+	}()
+	if _, err := io.ReadFull(from, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	s.quiet()
+	cancel(errors.New("enough"))
+	if err := <-server.causes; err.Error() != "stopped by its caller" {
+		t.Errorf("the command was stopped for %v", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, from) }()
+	if r := <-over; r.Status != contracts.StatusCancelled || !strings.Contains(r.Error, "output was cut") {
+		t.Errorf("Exec() = %+v, want it cancelled, and its output cut", r)
+	}
+	from.Close()
 }
 
 // quiet waits until the worker's side sends nothing more.
@@ -375,6 +408,7 @@ func TestOpenAndCloseASandbox(t *testing.T) {
 func TestExecSurvivesARestart(t *testing.T) {
 	s := newStage(t, queue.Topology{})
 	s.sandbox("box")
+	s.p.SetExecBeat(time.Second / 2)
 	random := make([]byte, 4<<20)
 	rand.NewChaCha8([32]byte{9}).Read(random)
 	var out bytes.Buffer

@@ -65,7 +65,7 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 	b := newBox(job, s, session)
 	stop, err := r.cfg.Sandboxes.Serve(job.Tenant, job.ID, b)
 	if err != nil {
-		return contracts.Outcome{}, fmt.Errorf("serve commands: %w", err)
+		return failed(contracts.ReasonInfra, "serve commands: %v", err), nil
 	}
 	outcome, err := b.live(within)
 	if outcome.Reason == contracts.ReasonDisk {
