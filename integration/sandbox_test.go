@@ -268,6 +268,13 @@ func lostSandbox(t *testing.T) {
 	t.Logf("all was over after %s", time.Since(began).Round(time.Millisecond))
 }
 
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
 // BenchmarkSandbox runs the least that there is: in a sandbox through a worker of its own, by `docker exec` in a container
 // that runs, and as a plain process. The job is the same program, which takes its own time to start.
 func BenchmarkSandbox(b *testing.B) {
@@ -307,6 +314,26 @@ func BenchmarkSandbox(b *testing.B) {
 			}
 			took[name] = append(took[name], time.Since(began))
 		}
+	}
+	// And 100 MiB of output; as much goes to standard error, for nobody.
+	const all = 100 << 20
+	for name, way := range map[string]func(io.Writer) error{
+		"sandbox": func(w io.Writer) error {
+			_, err := box.Exec(b.Context(), runnel.ExecRequest{Command: []string{"/job", "writes", fmt.Sprint(all)}, Stdout: w})
+			return err
+		},
+		"docker-exec": func(w io.Writer) error {
+			cmd := exec.Command("docker", "exec", name, "/job", "writes", fmt.Sprint(all))
+			cmd.Stdout = w
+			return cmd.Run()
+		},
+	} {
+		var n counter
+		began := time.Now()
+		if err := way(&n); err != nil || n != all {
+			b.Fatal(name, n, err)
+		}
+		b.ReportMetric(all/(1<<20)/time.Since(began).Seconds(), name+"-MiB/s")
 	}
 	for name, all := range took {
 		slices.Sort(all)
