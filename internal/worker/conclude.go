@@ -82,6 +82,10 @@ func (w *Worker) conclude(ctx context.Context, d *queue.Delivery, inv contracts.
 		w.cfg.Log.Info().Str("invocation_id", d.ID()).Str("reason", j.err).Msg("run ended: it is another worker's now")
 		return d.Drop(nil)
 	}
+	if warnings := v.outcome.Warnings; len(warnings) > 0 {
+		// They are in the result for who submitted; an engine that does less than it was asked for is the operator's to mend.
+		w.cfg.Log.Warn().Str("invocation_id", d.ID()).Str("kind", string(d.Kind())).Strs("warnings", warnings).Msg("the runner warns of a run")
+	}
 	end := contracts.End{
 		Run: d.Run(), Attempt: d.Attempt(), Status: j.status, Reason: j.reason, ExitCode: v.outcome.ExitCode, Error: j.err,
 		Killed: v.outcome.Killed, Worker: r.Worker, At: now, Chunks: v.chunks, Tail: v.tail,

@@ -35,6 +35,7 @@ type fleet struct {
 	in    *queue.Store
 	dead  *queue.Store
 	nc    *nats.Conn
+	log   io.Writer // of its workers, beside the test's; nil is none
 }
 
 func newFleet(t testing.TB) *fleet {
@@ -60,7 +61,11 @@ func (f *fleet) worker(cfg worker.Config) (w *worker.Worker, stop func()) {
 	f.t.Helper()
 	ready := make(chan struct{})
 	cfg.WorkRoot, cfg.Topology = f.t.TempDir(), f.topo
-	cfg.Log = zerolog.New(zerolog.NewTestWriter(f.t)).Level(zerolog.InfoLevel)
+	log := io.Writer(zerolog.NewTestWriter(f.t))
+	if f.log != nil {
+		log = io.MultiWriter(log, f.log)
+	}
+	cfg.Log = zerolog.New(log).Level(zerolog.InfoLevel)
 	cfg.Ready = func() { close(ready) }
 	w, err := worker.New(worker.Conns{Control: f.node.Connect(f.t), Data: f.node.Connect(f.t)}, cfg)
 	if err != nil {
