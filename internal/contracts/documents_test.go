@@ -68,7 +68,7 @@ func containerInvocation() contracts.Invocation {
 		Network: "bridge", Ports: []string{"8080", "53/udp"}, MemoryBytes: 512 << 20, CPUs: 1.5, PIDs: 256, DiskBytes: 1 << 30, WritableRoot: true,
 		Tmpfs:    []contracts.Tmpfs{{Path: "/tmp", SizeBytes: 64 << 20}, {Path: "/run"}},
 		Mounts:   []contracts.Mount{{Source: "/srv/data", Target: "/data"}, {Source: "/srv/data", Target: "/cache", Writable: true}},
-		Platform: "linux/arm64/v8", Pull: contracts.PullAlways, NoInit: true,
+		Platform: "linux/arm64/v8", Pull: contracts.PullAlways, NoInit: true, Warm: true,
 		Setup: &contracts.Setup{
 			Command: []string{"sh", "-ec", "pip install numpy"}, Environment: map[string]string{"PIP_NO_CACHE_DIR": "1"},
 			User: "0:0", Network: "bridge", TimeoutSeconds: 300,
