@@ -58,6 +58,11 @@ type Config struct {
 	SetupAge      time.Duration
 	// Sandboxes brings their callers to the sandboxes that are open; nil is none: such work is rejected then.
 	Sandboxes Exchange
+	// Warm are the images of which containers are kept that have started already: see Warm.
+	Warm []Warm
+	// WarmJobs and WarmAge are how many jobs one of these runs, and how long it lives: 0 is 100 and 10 minutes.
+	WarmJobs int
+	WarmAge  time.Duration
 	// DockerConfig is the directory with the registries' credentials; "" is DOCKER_CONFIG, else ~/.docker.
 	DockerConfig string
 }
@@ -67,6 +72,9 @@ func (c Config) withDefaults() (Config, error) {
 		if !filepath.IsAbs(dir) {
 			return c, fmt.Errorf("allowed mount %q: must be an absolute path", dir)
 		}
+	}
+	if err := checkWarm(c.Warm); err != nil {
+		return c, err
 	}
 	fill(&c.Memory, 512<<20)
 	fill(&c.CPUs, 1)
@@ -80,6 +88,8 @@ func (c Config) withDefaults() (Config, error) {
 	fill(&c.MaxSetups, 64)
 	fill(&c.MaxSetupBytes, 20<<30)
 	fill(&c.SetupAge, 7*24*time.Hour)
+	fill(&c.WarmJobs, 100)
+	fill(&c.WarmAge, 10*time.Minute)
 	fill(&c.PullTimeout, 10*time.Minute)
 	fill(&c.PullStall, time.Minute)
 	if c.WorkRoot == "" {
@@ -111,6 +121,7 @@ type Runner struct {
 	owner  *owner
 	pulls  shared[*pull]
 	setups shared[*made]
+	pool   *pool
 
 	stop  context.CancelFunc
 	watch sync.WaitGroup
@@ -141,7 +152,9 @@ func New(cfg Config) (*Runner, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	r.look(ctx)
+	r.pool = newPool(r)
 	r.watch.Go(func() { r.keep(ctx) })
+	r.watch.Go(func() { r.pool.keep(ctx) })
 	return r, nil
 }
 
@@ -166,6 +179,7 @@ func (r *Runner) Close() error {
 	r.watch.Wait()
 	r.pulls.wait()
 	r.setups.wait()
+	r.pool.close()
 	err := r.tidy()
 	return errors.Join(err, r.owner.close(), r.api.Close())
 }

@@ -181,6 +181,7 @@ func (r *Runner) Capabilities() map[string]string {
 	if len(i.Warnings) > 0 {
 		found["container.warnings"] = strings.Join(i.Warnings, "; ")
 	}
+	found["container.warm"] = r.pool.capability(e)
 	var security []string
 	for _, s := range i.SecurityOptions {
 		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")

@@ -141,12 +141,17 @@ func (r *Runner) fetch(ctx context.Context, id, from, to string) (warnings []str
 		return nil, r.asked("copy files out", err)
 	}
 	defer archive.Close()
+	return r.take(archive, path.Base(from), to)
+}
+
+// take unpacks an archive of one directory, top, into one of ours, and returns what it refused.
+func (r *Runner) take(archive io.Reader, top, to string) (warnings []string, err error) {
 	root, err := os.OpenRoot(to)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	u := unpacker{root: root, top: path.Base(from), bytes: r.cfg.MaxOut, files: r.cfg.MaxOutFiles}
+	u := unpacker{root: root, top: top, bytes: r.cfg.MaxOut, files: r.cfg.MaxOutFiles}
 	err = u.unpack(tar.NewReader(archive))
 	if u.refused > len(u.warnings) {
 		u.warnings = append(u.warnings, fmt.Sprintf("%d more files were not kept", u.refused-len(u.warnings)))

@@ -273,9 +273,12 @@ func (p *process) state(ctx context.Context) (*container.State, error) {
 	return info.State, nil
 }
 
-func (p *process) killed() string {
-	if len(p.sent) == 0 {
+func (p *process) killed() string { return killedBy("1 container", p.sent) }
+
+// killedBy says what was sent which signals, if any were.
+func killedBy(what string, signals []string) string {
+	if len(signals) == 0 {
 		return ""
 	}
-	return "1 container (" + strings.Join(p.sent, ", then ") + ")"
+	return what + " (" + strings.Join(signals, ", then ") + ")"
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/runnel-project/runnel/internal/runner"
 )
 
-// Run runs the command in a fresh container, and returns when nothing of it is left. See runner.Runner.
+// Run runs the command in a fresh container, or in a warm one where that is asked for and there is one, and returns when
+// nothing of it is left. See runner.Runner.
 func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (contracts.Outcome, error) {
 	if ctx.Err() != nil {
 		return contracts.Outcome{}, fmt.Errorf("run container: %w", context.Cause(ctx))
@@ -35,8 +36,11 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
-	if missed, err := r.image(ctx, job, out); missed != nil || err != nil {
-		return outcomeOf(missed), err
+	seen := r.pool.sees(job)
+	if !seen {
+		if missed, err := r.image(ctx, job, out); missed != nil || err != nil {
+			return outcomeOf(missed), err
+		}
 	}
 	var told contracts.Outcome
 	if prepare != nil {
@@ -48,6 +52,19 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 			return o, err
 		}
 		s.config.Image, s.platform, s.kept, told = image, nil, true, o
+	}
+	if job.Container.Warm {
+		outcome, why, err := r.warm(ctx, job, s, out)
+		outcome.Metadata, outcome.Warnings = tell(outcome.Metadata, told.Metadata), append(told.Warnings, outcome.Warnings...)
+		if why == "" {
+			return outcome, err
+		}
+		told.Metadata = tell(told.Metadata, map[string]string{metaWarm: "miss: " + why})
+		if seen { // a while ago
+			if missed, err := r.image(ctx, job, out); missed != nil || err != nil {
+				return outcomeOf(missed), err
+			}
+		}
 	}
 	r.owns(s.name)
 	work := r.fresh
@@ -106,7 +123,7 @@ func (r *Runner) fresh(ctx context.Context, job runner.Job, s *spec, e *engine, 
 	if p.lost {
 		return outcome, err
 	}
-	warnings = append(warnings, r.collect(ctx, job, id, volume, &outcome)...)
+	warnings = append(warnings, r.collect(ctx, job, &outcome, r.fetched(id, volume))...)
 	outcome.Warnings = append(warnings, outcome.Warnings...)
 	outcome.Metadata = tell(outcome.Metadata, where)
 	return outcome, err
@@ -220,8 +237,18 @@ func (r *Runner) published(ctx context.Context, s *spec, id string) map[string]s
 	return addresses(info.NetworkSettings.Ports)
 }
 
-// collect takes what the work left out of the container.
-func (r *Runner) collect(ctx context.Context, job runner.Job, id, volume string, o *contracts.Outcome) (warnings []string) {
+// fetched returns what takes a directory out of a container, with its volume if that is near.
+func (r *Runner) fetched(id, volume string) func(ctx context.Context, from, to string) ([]string, error) {
+	return func(ctx context.Context, from, to string) ([]string, error) {
+		if leftNothing(volume, from) {
+			return nil, nil
+		}
+		return r.fetch(ctx, id, from, to)
+	}
+}
+
+// collect takes what the work left out of the container: fetch takes one directory, and returns what it refused.
+func (r *Runner) collect(ctx context.Context, job runner.Job, o *contracts.Outcome, fetch func(ctx context.Context, from, to string) ([]string, error)) (warnings []string) {
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*callWithin)
 	defer cancel()
 	// A run that is stopped gets what it left so far, if that is soon done.
@@ -235,10 +262,10 @@ func (r *Runner) collect(ctx context.Context, job runner.Job, id, volume string,
 		places = append(places, struct{ from, to string }{contracts.ContainerWorkspace, job.Dir})
 	}
 	for _, p := range places {
-		if p.to == "" || leftNothing(volume, p.from) {
+		if p.to == "" {
 			continue
 		}
-		refused, err := r.fetch(call, id, p.from, p.to)
+		refused, err := fetch(call, p.from, p.to)
 		warnings = append(warnings, refused...)
 		switch {
 		case err == nil || errdefs.IsNotFound(err): // the work removed the directory itself

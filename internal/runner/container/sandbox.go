@@ -75,7 +75,7 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 	if outcome.Reason == reasonGone {
 		outcome = r.gone(ctx, id, session.Err())
 	}
-	outcome.Warnings = append(warnings, r.collect(ctx, job, id, volume, &outcome)...)
+	outcome.Warnings = append(warnings, r.collect(ctx, job, &outcome, r.fetched(id, volume))...)
 	return outcome, err
 }
 

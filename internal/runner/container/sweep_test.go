@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,13 +18,23 @@ import (
 )
 
 // childImage has TestMain run a container that hangs, in place of the tests.
-const childImage, childRoot, childID, childSetup = "CONTAINER_TEST_IMAGE", "CONTAINER_TEST_ROOT", "CONTAINER_TEST_ID", "CONTAINER_TEST_SETUP"
+const (
+	childImage, childRoot, childID = "CONTAINER_TEST_IMAGE", "CONTAINER_TEST_ROOT", "CONTAINER_TEST_ID"
+	childSetup, childWarm          = "CONTAINER_TEST_SETUP", "CONTAINER_TEST_WARM"
+)
 
 // child is a worker that gets killed.
 func child() int {
-	r, err := container.New(container.Config{WorkRoot: os.Getenv(childRoot)})
+	cfg := container.Config{WorkRoot: os.Getenv(childRoot)}
+	if os.Getenv(childWarm) != "" {
+		cfg.Warm = []container.Warm{{Image: os.Getenv(childImage), N: 2}}
+	}
+	r, err := container.New(cfg)
 	if err != nil {
 		panic(err)
+	}
+	for len(cfg.Warm) > 0 && !strings.Contains(r.Capabilities()["container.warm"], "2 idle") {
+		time.Sleep(20 * time.Millisecond)
 	}
 	job := runner.Job{
 		Invocation: contracts.Invocation{
@@ -35,6 +46,7 @@ func child() int {
 	if os.Getenv(childSetup) != "" {
 		job.Container.Setup = &contracts.Setup{Command: job.Command}
 	}
+	job.Container.Warm = len(cfg.Warm) > 0
 	ctx, stop := contextOfChild()
 	defer stop()
 	_, err = r.Run(ctx, job, &runnertest.Sink{OnWrite: func(_ contracts.Stream, _ contracts.Phase, data []byte) error {

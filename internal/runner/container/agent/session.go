@@ -300,5 +300,8 @@ func (s *Session) Fetch(ctx context.Context, dir string, take func(tar io.Reader
 	return err
 }
 
+// Kill ends every process of the command that runs at once. What comes too late for that one may be the next one's.
+func (s *Session) Kill() { s.send(frame.Signal, []byte{numbers["KILL"]}) }
+
 // within is how long a killed command may take to end.
 const within = 8 * time.Second

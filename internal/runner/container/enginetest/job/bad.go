@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 // mess TOKEN KIND... leaves something behind in each of these ways, with the token in it, and ends well if it could.
 func mess(args []string) int {
 	token := args[0]
+	signal.Ignore(syscall.SIGUSR1) // from what it has started itself
 	for _, kind := range args[1:] {
 		if err := messes[kind](token); err != nil {
 			fmt.Println("mess", kind, err)
@@ -252,6 +254,16 @@ func traces([]string) int {
 		}
 	}
 	return 0
+}
+
+// visit TOKEN KIND... prints what it was given and what traces there are of others, and leaves a mess.
+func visit(args []string) int {
+	given, err := os.ReadFile("/runnel/workspace/given")
+	fmt.Println("given", string(given), err)
+	in, err := io.ReadAll(os.Stdin)
+	fmt.Println("input", string(in), err)
+	traces(nil)
+	return mess(args)
 }
 
 // attack tries what would be the end of an agent that shares a container, and prints what was not refused.

@@ -55,6 +55,7 @@ func init() {
 		"haunt":   haunt,
 		"traces":  traces,
 		"attack":  attack,
+		"visit":   visit,
 
 		"spawn":     spawn,
 		"processes": processes,
