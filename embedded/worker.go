@@ -90,6 +90,8 @@ type ContainerConfig struct {
 	// MaxDisk and MaxDiskFiles bound what work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 1,000,000 files.
 	MaxDisk      int64
 	MaxDiskFiles int
+	// Warm are the images of which containers are kept that have started already, and how many of each: 64 at most, 256 in all.
+	Warm map[string]int
 	// MaxSetups and MaxSetupBytes bound what is kept of setups, and SetupAge for how long; 0 is 64, 20 GiB and 7 days.
 	MaxSetups     int
 	MaxSetupBytes int64

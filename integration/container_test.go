@@ -33,7 +33,7 @@ func TestContainersFromTheCommandLine(t *testing.T) {
 		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_STATE_HOME="+home, "XDG_CONFIG_HOME="+home, "DOCKER_CONFIG="+home)
 		return cmd
 	}
-	worker := program("worker", "start", "--server", node.URL(), "--kinds", "container", "--slots", "2")
+	worker := program("worker", "start", "--server", node.URL(), "--kinds", "container", "--slots", "2", "--warm", image+"=1")
 	ready, err := worker.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +58,7 @@ func TestContainersFromTheCommandLine(t *testing.T) {
 		stderr string
 	}{
 		"output":       {args: []string{"--", "/job", "say", "out", "err"}, stdout: "out\n", stderr: "err\n"},
+		"warm":         {args: []string{"--warm", "--", "/job", "say", "out", "err"}, stdout: "out\n", stderr: "err\n"},
 		"exit code":    {args: []string{"-m", "64MiB", "--cpus", "0.5", "--", "/job", "exit", "7"}, code: 7},
 		"input":        {args: []string{"--", "/job", "echo"}, stdin: "through\n", stdout: "through\n"},
 		"not found":    {args: []string{"--", "/nowhere"}, code: 127, stderr: "/nowhere"},

@@ -20,6 +20,7 @@ type containerFlags struct {
 	cpus                                             float64
 	pids                                             int64
 	writable, noInit                                 unless
+	warm                                             bool
 	setup                                            setupFlags
 }
 
@@ -35,6 +36,7 @@ func (f *containerFlags) bind(fs *pflag.FlagSet) {
 	fs.Int64Var(&f.pids, "pids-limit", 0, "bound processes and threads: `N` (default 512)")
 	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "`PATH[:SIZE]` of a directory in memory; /tmp is one (repeatable)")
 	fs.StringArrayVarP(&f.volume, "volume", "v", nil, "`SOURCE:TARGET[:rw]` of the engine's machine, that the worker allows (repeatable)")
+	fs.BoolVar(&f.warm, "warm", false, "use a container that has started already, where the worker has one that fits; the result says if it had")
 	fs.StringVar(&f.platform, "platform", "", "`OS/ARCHITECTURE` of the image")
 	fs.StringVar(&f.pull, "pull", "", "fetch the image: missing, always or never (default missing): `WHEN`")
 	fs.VarPF(&f.writable, "read-only", "", "keep the image's file system from being written to").NoOptDefVal = "true"
@@ -59,7 +61,7 @@ func (u *unless) Set(text string) error {
 func (f *containerFlags) set(inv *runnel.Invocation) error {
 	c := runnel.Container{
 		Image: f.image, User: f.user, Network: f.network, Ports: f.publish, MemoryBytes: f.memory.Bytes, CPUs: f.cpus, PIDs: f.pids, DiskBytes: f.disk.Bytes,
-		WritableRoot: bool(f.writable), Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: bool(f.noInit),
+		WritableRoot: bool(f.writable), Platform: f.platform, Pull: runnel.Pull(f.pull), NoInit: bool(f.noInit), Warm: f.warm,
 	}
 	if f.entrypoint != "" {
 		c.Entrypoint = []string{f.entrypoint}
@@ -99,6 +101,6 @@ func (f *containerFlags) set(inv *runnel.Invocation) error {
 
 // given reports whether a flag that goes with an image says something.
 func (f *containerFlags) given(c runnel.Container) bool {
-	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.DiskBytes != 0 || c.WritableRoot || c.NoInit || c.Setup != nil ||
+	return c.User != "" || c.Network != "" || c.MemoryBytes != 0 || c.CPUs != 0 || c.PIDs != 0 || c.DiskBytes != 0 || c.WritableRoot || c.NoInit || c.Warm || c.Setup != nil ||
 		c.Platform != "" || c.Pull != "" || len(c.Entrypoint)+len(c.Ports)+len(c.Tmpfs)+len(c.Mounts) > 0 || len(f.tmpfs)+len(f.volume) > 0
 }

@@ -20,12 +20,12 @@ func TestContainerOfFlags(t *testing.T) { // S3, S16
 		"strict": {"--image tool", &runnel.Container{Image: "tool"}, ""},
 		"said":   {"--image tool --read-only --init=true", &runnel.Container{Image: "tool"}, ""},
 		"all": {
-			"--image tool --entrypoint /e -u 1:2 --network bridge -p 80 -p 53/udp -m 1GiB --cpus 1.5 --pids-limit 9 --disk 2GiB --tmpfs /a --tmpfs /tmp:size=1MiB -v /s:/t -v /s:/u:rw --platform linux/arm64 --pull always --read-only=false --init=false",
+			"--image tool --entrypoint /e -u 1:2 --network bridge -p 80 -p 53/udp -m 1GiB --cpus 1.5 --pids-limit 9 --disk 2GiB --tmpfs /a --tmpfs /tmp:size=1MiB -v /s:/t -v /s:/u:rw --platform linux/arm64 --pull always --read-only=false --init=false --warm",
 			&runnel.Container{
 				Image: "tool", Entrypoint: []string{"/e"}, User: "1:2", Network: "bridge", Ports: []string{"80", "53/udp"}, MemoryBytes: 1 << 30,
 				CPUs: 1.5, PIDs: 9, DiskBytes: 2 << 30, Tmpfs: []runnel.Tmpfs{{Path: "/a"}, {Path: "/tmp", SizeBytes: 1 << 20}},
 				Mounts:   []runnel.Mount{{Source: "/s", Target: "/t"}, {Source: "/s", Target: "/u", Writable: true}},
-				Platform: "linux/arm64", Pull: runnel.PullAlways, WritableRoot: true, NoInit: true,
+				Platform: "linux/arm64", Pull: runnel.PullAlways, WritableRoot: true, NoInit: true, Warm: true,
 			}, "",
 		},
 		"no image for a setup":  {"--setup true", nil, "--image"},
@@ -38,6 +38,7 @@ func TestContainerOfFlags(t *testing.T) { // S3, S16
 		}, ""},
 		"no image":            {"--network bridge", nil, "--image"},
 		"no image for a disk": {"--disk 1GiB", nil, "--image"},
+		"no image to warm":    {"--warm", nil, "--image"},
 		"not read-only":       {"--read-only=false", nil, "--image"},
 		"bad volume":          {"--image tool -v /s", nil, `--volume "/s"`},
 		"bad mode":            {"--image tool -v /s:/t:z", nil, `--volume "/s:/t:z"`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type workerFlags struct {
 	cfg       embedded.WorkerConfig
 	labels    []string
+	warm      []string
 	diskFloor settings.Size
 	output    settings.Size
 	maxOutput settings.Size
@@ -57,6 +59,7 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
 	fs.Var(&f.disk, "container-disk", "let a container keep so much on the disk: `SIZE` (default 16GiB)")
 	fs.IntVar(&c.Containers.MaxDiskFiles, "container-files", 0, "let a container keep so many files on the disk: `N` (default 1000000)")
+	fs.StringArrayVar(&f.warm, "warm", nil, "keep containers that have started: `IMAGE=N` of it, for work that asks for a warm one (repeatable)")
 	fs.IntVar(&c.Containers.MaxSetups, "container-setups", 0, "keep the images that `N` setups left, the last used (default 64)")
 	fs.Var(&f.setupDisk, "container-setup-disk", "keep so much of what setups left: `SIZE` (default 20GiB)")
 	fs.DurationVar(&c.Containers.SetupAge, "container-setup-age", 0, "do a setup anew when what it left is older (default 168h)")
@@ -102,6 +105,9 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 			return c, fmt.Errorf("--%s %s: must be more than nothing", flag, d)
 		}
 	}
+	if err := f.setWarm(&c); err != nil {
+		return c, err
+	}
 	c.Labels = make(map[string]string, len(f.labels))
 	for _, item := range f.labels {
 		key, value, ok := strings.Cut(item, "=")
@@ -111,6 +117,24 @@ func (f *workerFlags) config(a *app) (embedded.WorkerConfig, error) {
 		c.Labels[key] = value
 	}
 	return c, nil
+}
+
+func (f *workerFlags) setWarm(c *embedded.WorkerConfig) error {
+	for _, item := range f.warm {
+		image, text, ok := strings.Cut(item, "=")
+		n, err := strconv.Atoi(text)
+		if !ok || image == "" || err != nil || n < 1 {
+			return fmt.Errorf("--warm %q: it is IMAGE=N, with N at least 1", item)
+		}
+		if _, twice := c.Containers.Warm[image]; twice {
+			return fmt.Errorf("--warm %s: it is there twice", image)
+		}
+		if c.Containers.Warm == nil {
+			c.Containers.Warm = map[string]int{}
+		}
+		c.Containers.Warm[image] = n
+	}
+	return nil
 }
 
 func newStart(a *app) *cobra.Command {

@@ -3,6 +3,9 @@
 package engine
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/container"
@@ -13,11 +16,15 @@ func init() { standard.Add(contracts.KindContainer, open) }
 
 func open(cfg standard.Config) (runner.Runner, error) {
 	c := cfg.Containers
+	var warm []container.Warm
+	for _, image := range slices.Sorted(maps.Keys(c.Warm)) {
+		warm = append(warm, container.Warm{Image: image, N: c.Warm[image]})
+	}
 	return container.New(container.Config{
 		WorkRoot: cfg.WorkRoot, AllowNetwork: c.AllowNetwork, AllowMount: c.AllowMount,
 		MaxMemory: c.MaxMemory, MaxCPUs: c.MaxCPUs, MaxPIDs: c.MaxPIDs,
 		MaxDisk: c.MaxDisk, MaxDiskFiles: c.MaxDiskFiles,
-		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge,
+		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge, Warm: warm,
 		Sandboxes: cfg.Sandboxes,
 	})
 }
