@@ -118,7 +118,7 @@ func (b *box) exec(c contracts.SandboxCall, stdin ...byte) (contracts.SandboxOut
 	return o, out.String()
 }
 
-// Files stay from one command to the next, and processes do not.
+// Files stay from one command to the next, and processes do not (S5, S19).
 func TestSandboxKeepsFiles(t *testing.T) {
 	t.Parallel()
 	b := openBox(t, func(job *runner.Job) {
@@ -195,10 +195,13 @@ func TestSandboxCommands(t *testing.T) {
 	}
 }
 
-// A command that takes all memory ends, and the sandbox goes on.
+// A command that takes all memory, or all processes, ends, and the sandbox goes on: the agent's share is not the work's.
 func TestSandboxOutOfMemory(t *testing.T) {
 	t.Parallel()
-	b := openBox(t, func(job *runner.Job) { job.Container.MemoryBytes = 64 << 20 })
+	b := openBox(t, func(job *runner.Job) { job.Container.MemoryBytes, job.Container.PIDs = 64<<20, 16 })
+	if o, out := b.exec(call("fork")); o.Status != contracts.StatusSucceeded {
+		t.Errorf("a fork bomb: %+v, %s", o, out)
+	}
 	if o, _ := b.exec(call("eat", "200")); o.Reason != contracts.ReasonOOM || o.ExitCode == nil || *o.ExitCode != -9 {
 		t.Errorf("%+v, want oom", o)
 	}
@@ -265,7 +268,7 @@ type writes func()
 
 func (f writes) Write(p []byte) (int, error) { f(); return len(p), nil }
 
-// A second command waits for the first, and is refused when that takes too long.
+// A second command waits for the first, and is refused when that takes too long (S14).
 func TestSandboxTakesTurns(t *testing.T) {
 	t.Parallel()
 	b := openBox(t, func(job *runner.Job) { job.Container.Sandbox.WaitSeconds = 0.3 })
