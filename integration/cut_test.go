@@ -205,7 +205,7 @@ func TestKillWhileLogged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := fleet.Start(t, fleet.Config{})
-			w := f.StartWorker(fleet.WorkerConfig{At: queue.StepChunkPublished, Nth: 100})
+			w := f.StartWorker(fleet.WorkerConfig{At: queue.StepChunkPublished, Nth: 30})
 			c := f.Client("default", "")
 			inv := flood(f, t, size)
 			inv.KeepLog = true

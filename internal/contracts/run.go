@@ -14,9 +14,10 @@ type Piece struct {
 // Chunk is a numbered step of a run: output, in the order in which the worker saw it.
 // Stored under <run>.<n>; n is 1 for the first and has no gaps.
 type Chunk struct {
-	N      int       `json:"n"`
-	At     time.Time `json:"at"`
-	Pieces []Piece   `json:"pieces,omitempty"`
+	N  int       `json:"n"`
+	At time.Time `json:"at"`
+	// Pieces have at most 64 KiB together, or 256 KiB while output comes fast.
+	Pieces []Piece `json:"pieces,omitempty"`
 	// State is what the run notes for whoever takes the work over, should its worker be lost: at most 4 KiB that only its
 	// runner reads. Each chunk has the newest; a later run of the same attempt goes on from there.
 	State []byte `json:"state,omitempty"`

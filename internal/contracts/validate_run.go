@@ -24,7 +24,7 @@ func (c Chunk) Validate() error {
 	if len(c.Pieces) == 0 && len(c.State) == 0 {
 		p.add("pieces", "must not be empty")
 	}
-	p.pieces("pieces", c.Pieces, MaxChunkBytes)
+	p.pieces("pieces", c.Pieces, MaxFloodChunkBytes)
 	if len(c.State) > MaxStateBytes {
 		p.add("state", "is %d bytes, more than %d", len(c.State), MaxStateBytes)
 	}

@@ -167,8 +167,8 @@ func TestValidateRunDocuments(t *testing.T) {
 		"empty chunk": {contracts.Chunk{N: 1, At: at(0)}, []string{"pieces: must not be empty"}},
 		"large state": {contracts.Chunk{N: 1, At: at(0), State: make([]byte, 4097), StateBytes: -1},
 			[]string{"state: is 4097 bytes, more than 4096", "state_bytes: -1 is less than 0"}},
-		"large chunk": {contracts.Chunk{N: 1, At: at(0), Pieces: []contracts.Piece{{Stream: "stdout", Data: make([]byte, 65537)}}},
-			[]string{"pieces: have 65537 bytes of output, more than 65536"}},
+		"large chunk": {contracts.Chunk{N: 1, At: at(0), Pieces: []contracts.Piece{{Stream: "stdout", Data: make([]byte, 256<<10+1)}}},
+			[]string{"pieces: have 262145 bytes of output, more than 262144"}},
 		"start": {contracts.Start{Run: "../x", Worker: "w\x00"}, []string{
 			`run: "../x" is not the name of a run: 8 of a-z and 2-7`, "attempt: 0 is less than 1", `worker: "w\x00" contains a NUL byte`,
 			"at: must not be zero", `digest: "" is not a SHA-256 in lower-case hex`,

@@ -108,7 +108,8 @@ const (
 	MaxErrorBytes       = 4 << 10   // an error text
 	MaxMetadataBytes    = 16 << 10  // metadata of a result, keys and values
 	MaxInlineArtifacts  = 50        // artifacts named in a result; more go to a manifest object
-	MaxChunkBytes       = 64 << 10  // output in one chunk
+	MaxChunkBytes       = 64 << 10  // output in one message or chunk
+	MaxFloodChunkBytes  = 256 << 10 // output in one stored chunk of a run that writes fast
 	MaxStateBytes       = 4 << 10   // what a run notes for whoever takes its work over
 	MinChunkCharge      = 1 << 10   // what a stored chunk counts at least against the output limit
 	MaxIDBytes          = 128

@@ -47,8 +47,9 @@ type Delivery struct {
 	spent    map[string]contracts.End
 	lost     []string // runs of this attempt that were lost or handed back, the newest last
 
-	window  chan struct{} // one token per unconfirmed message of this run
-	emitted atomic.Bool   // something went through the window
+	window   chan struct{} // a token for each 64 KiB, or message, of this run that is unconfirmed
+	entrance chan struct{} // held by who waits for tokens
+	emitted  atomic.Bool   // something went through the window
 
 	mu       sync.Mutex
 	hold     context.CancelCauseFunc // nil until Hold
@@ -68,8 +69,8 @@ func newDelivery(t *Taker, m *nats.Msg, meta *nats.MsgMetadata, addr Address, ad
 		t: t, key: addr.Tenant + "." + addr.ID, addr: addr, addrErr: addrErr, msg: m,
 		seq: meta.Sequence.Stream, stored: meta.Timestamp.UTC(), count: int(meta.NumDelivered),
 		pulled: pulled, received: now, lastBeat: now, run: contracts.NewRun(), attempt: 1,
-		window: make(chan struct{}, chunksOpen),
-		json:   contracts.SpeaksJSON(m.Data, metaOf(m.Header)),
+		window: make(chan struct{}, windowTokens), entrance: make(chan struct{}, 1),
+		json: contracts.SpeaksJSON(m.Data, metaOf(m.Header)),
 	}
 }
 

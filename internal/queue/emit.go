@@ -11,36 +11,79 @@ import (
 )
 
 const (
-	// chunksOpen bounds the unconfirmed chunks of one run: 3 MiB.
-	chunksOpen = 48
-	// chunkRoom holds a whole chunk of a few pieces, encoded. Of an output that comes fast each chunk would be new memory.
-	chunkRoom = contracts.MaxChunkBytes + contracts.MaxStateBytes + 2<<10
+	// windowTokens bounds what is unconfirmed of one run: each stands for a message, or for 64 KiB of its output; 2.5 MiB in all.
+	windowTokens = 40
+	// What a whole chunk of a few pieces takes, encoded, beside its output. Of an output that comes fast each chunk would be new memory.
+	aroundChunk = contracts.MaxStateBytes + 2<<10
 )
 
-// chunkRooms holds *[]byte of chunkRoom bytes.
-var chunkRooms sync.Pool
+// chunkRoom is memory for encoded chunks of up to so much output, which is used again.
+type chunkRoom struct {
+	output int
+	free   sync.Pool // *[]byte
+}
+
+var chunkRooms = [...]*chunkRoom{{output: contracts.MaxChunkBytes}, {output: 2 * contracts.MaxChunkBytes}, {output: contracts.MaxFloodChunkBytes}}
 
 // encodeChunk encodes c as encode does; what is large, in memory that may be given back by spare.
 func (d *Delivery) encodeChunk(c contracts.Chunk) ([]byte, error) {
-	size := 0
-	for _, p := range c.Pieces {
-		size += len(p.Data)
-	}
+	size := outputOf(c)
 	if d.json || size < contracts.MaxChunkBytes/4 {
 		return d.encode(c)
 	}
-	room, ok := chunkRooms.Get().(*[]byte)
-	if !ok {
-		room = new(make([]byte, chunkRoom))
+	for _, r := range chunkRooms {
+		if size <= r.output {
+			room, ok := r.free.Get().(*[]byte)
+			if !ok {
+				room = new(make([]byte, r.output+aroundChunk))
+			}
+			return contracts.EncodeInto(*room, c)
+		}
 	}
-	return contracts.EncodeInto(*room, c)
+	return d.encode(c)
+}
+
+func outputOf(c contracts.Chunk) (size int) {
+	for _, p := range c.Pieces {
+		size += len(p.Data)
+	}
+	return size
 }
 
 // spare gives back what encodeChunk returned.
 func spare(data []byte) {
-	if cap(data) == chunkRoom {
-		data = data[:chunkRoom]
-		chunkRooms.Put(&data)
+	for _, r := range chunkRooms {
+		if cap(data) == r.output+aroundChunk {
+			data = data[:cap(data)]
+			r.free.Put(&data)
+		}
+	}
+}
+
+// enter takes tokens of the window, as soon as there are so many. Only one at a time waits for its tokens: two that had some each
+// would wait for each other.
+func (d *Delivery) enter(ctx context.Context, tokens int) error {
+	select {
+	case d.entrance <- struct{}{}:
+		defer func() { <-d.entrance }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	for n := range tokens {
+		select {
+		case d.window <- struct{}{}:
+		case <-ctx.Done():
+			d.leave(n)
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// leave gives back tokens of the window.
+func (d *Delivery) leave(tokens int) {
+	for range tokens {
+		<-d.window
 	}
 }
 
@@ -58,9 +101,11 @@ func (d *Delivery) startSoon() {
 		d.t.cfg.Problem(err)
 		return
 	}
-	d.window <- struct{}{}
+	if err := d.enter(context.Background(), 1); err != nil { // never: what is sent is answered, or its time ends
+		return
+	}
 	d.emitted.Store(true)
-	d.send(subject, data, func(seq uint64, _ bool) {
+	d.send(subject, data, 1, func(seq uint64, _ bool) {
 		d.mu.Lock()
 		d.startSeq = seq
 		d.mu.Unlock()
@@ -78,17 +123,16 @@ func (d *Delivery) Emit(ctx context.Context, c contracts.Chunk) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case d.window <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	tokens := max(1, (outputOf(c)+contracts.MaxChunkBytes-1)/contracts.MaxChunkBytes)
+	if err := d.enter(ctx, tokens); err != nil {
+		return err
 	}
 	d.emitted.Store(true)
 	if err := d.trouble(); err != nil {
-		<-d.window
+		d.leave(tokens)
 		return err
 	}
-	d.send(d.t.names.Chunk(d.addr.Tenant, d.addr.ID, d.run, c.N), data, func(_ uint64, once bool) {
+	d.send(d.t.names.Chunk(d.addr.Tenant, d.addr.ID, d.run, c.N), data, tokens, func(_ uint64, once bool) {
 		if once {
 			spare(data)
 		}
@@ -97,9 +141,9 @@ func (d *Delivery) Emit(ctx context.Context, c contracts.Chunk) error {
 	return nil
 }
 
-// send publishes until the message is stored or the lease is over, then gives back a token of the window. stored, if not nil, is
+// send publishes until the message is stored or the lease is over, then gives back its tokens of the window. stored, if not nil, is
 // called with its sequence, and with whether it was published only once: then nobody reads data any more.
-func (d *Delivery) send(subject string, data []byte, stored func(seq uint64, once bool)) {
+func (d *Delivery) send(subject string, data []byte, tokens int, stored func(seq uint64, once bool)) {
 	once := true
 	first := time.Now()
 	wait := 50 * time.Millisecond
@@ -109,7 +153,7 @@ func (d *Delivery) send(subject string, data []byte, stored func(seq uint64, onc
 			if stored != nil && err == nil {
 				stored(seq, once)
 			}
-			<-d.window
+			d.leave(tokens)
 			return
 		}
 		if hopeless(err) || time.Since(first) > d.t.cfg.MaxDisconnect || d.trouble() != nil {
@@ -118,7 +162,7 @@ func (d *Delivery) send(subject string, data []byte, stored func(seq uint64, onc
 				d.failed = fmt.Errorf("store %s: %w", subject, err)
 			}
 			d.mu.Unlock()
-			<-d.window
+			d.leave(tokens)
 			return
 		}
 		once = false
@@ -154,16 +198,10 @@ func (d *Delivery) Settle(ctx context.Context) error {
 // Confirm waits, in the middle of a run, until all that was emitted so far is stored.
 func (d *Delivery) Confirm(ctx context.Context) error {
 	if d.emitted.Load() {
-		for range chunksOpen {
-			select {
-			case d.window <- struct{}{}:
-			case <-ctx.Done():
-				return fmt.Errorf("confirm chunks: %w", context.Cause(ctx))
-			}
+		if err := d.enter(ctx, windowTokens); err != nil {
+			return fmt.Errorf("confirm chunks: %w", err)
 		}
-		for range chunksOpen {
-			<-d.window
-		}
+		d.leave(windowTokens)
 	}
 	return d.trouble()
 }

@@ -18,7 +18,7 @@ const (
 	liveIdle     = time.Second
 	liveIdleMost = 16 * time.Second
 	// Chunks asked for by name at once: 4 MiB at most.
-	fillAtOnce = 64
+	fillAtOnce = 16
 	// Of a wider hole the beginning has aged out: a worker never has so many chunks under way. Only its end is asked for.
 	widestHole = 1024
 )

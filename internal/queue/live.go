@@ -93,7 +93,7 @@ func (e *ear) close() {
 // live shows what is stored as it is stored, until it has used up its credit, something is missing or the
 // connection was lost: then it returns nil, and the follower reads on from what is stored.
 func (f *follower) live(ctx context.Context) error {
-	f.credit = max(f.credit, f.allowed()/contracts.MaxChunkBytes)
+	f.credit = max(f.credit, f.allowed()/contracts.MaxFloodChunkBytes)
 	e, err := f.listen()
 	if err != nil {
 		return err

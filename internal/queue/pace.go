@@ -24,6 +24,7 @@ const (
 	// So many copies may be on their way however small the pace, if they are small.
 	liveCreditSmall = 64
 	smallCopy       = 4 << 10
+	leastCredit     = 2 // what is used up by halves
 	mostCredit      = max(paceMost/contracts.MaxChunkBytes, liveCreditSmall)
 	// What is asked for at once where live copies bring the rest: what is asked for too much comes twice.
 	joinBytes = 1 << 20
@@ -57,7 +58,7 @@ func (f *follower) carried(weight int, took time.Duration) {
 // fits is the credit for copies like those n that weighed so much.
 func (f *follower) fits(weight, n int) int {
 	if weight > n*smallCopy {
-		return f.allowed() / contracts.MaxChunkBytes
+		return max(leastCredit, f.allowed()/max(contracts.MaxChunkBytes, weight/n))
 	}
 	return liveCreditSmall
 }
@@ -119,7 +120,7 @@ func (f *follower) walk(ctx context.Context, filter string, r reach, take func(c
 		for s, err := range f.p.output.Walk(ctx, filter, f.pos+1, WalkOptions{MaxBytes: size, Next: func(weight int, took time.Duration, left uint64) int {
 			f.timed(size, weight, took)
 			size = next()
-			if r.near && left > 0 && left <= uint64(f.allowed()/contracts.MaxChunkBytes) {
+			if r.near && left > 0 && left <= uint64(f.allowed()/contracts.MaxFloodChunkBytes) {
 				size = 0
 			}
 			return size
