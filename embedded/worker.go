@@ -87,7 +87,7 @@ type ContainerConfig struct {
 	MaxMemory int64
 	MaxCPUs   float64
 	MaxPIDs   int64
-	// MaxDisk and MaxDiskFiles bound what work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 1,000,000 files.
+	// MaxDisk and MaxDiskFiles bound what work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 500,000 files.
 	MaxDisk      int64
 	MaxDiskFiles int
 	// Warm are the images of which containers are kept that have started already, and how many of each: 64 at most, 256 in all.

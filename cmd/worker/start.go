@@ -58,7 +58,7 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.Float64Var(&c.Containers.MaxCPUs, "container-cpus", 0, "let a container have so many processors: `N` (default what the machine has)")
 	fs.Int64Var(&c.Containers.MaxPIDs, "container-pids", 0, "let a container have so many processes and threads: `N` (default 32768)")
 	fs.Var(&f.disk, "container-disk", "let a container keep so much on the disk: `SIZE` (default 16GiB)")
-	fs.IntVar(&c.Containers.MaxDiskFiles, "container-files", 0, "let a container keep so many files on the disk: `N` (default 1000000)")
+	fs.IntVar(&c.Containers.MaxDiskFiles, "container-files", 0, "let a container keep so many files on the disk: `N` (default 500000)")
 	fs.StringArrayVar(&f.warm, "warm", nil, "keep containers that have started: `IMAGE=N` of it, for work that asks for a warm one (repeatable)")
 	fs.IntVar(&c.Containers.MaxSetups, "container-setups", 0, "keep the images that `N` setups left, the last used (default 64)")
 	fs.Var(&f.setupDisk, "container-setup-disk", "keep so much of what setups left: `SIZE` (default 20GiB)")

@@ -44,7 +44,7 @@ type Config struct {
 	MaxPIDs   int64
 	// MaxFile bounds one file that the work writes; 0 is 4 GiB.
 	MaxFile int64
-	// MaxDisk and MaxDiskFiles bound what the work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 1,000,000 files.
+	// MaxDisk and MaxDiskFiles bound what the work keeps on the disk, where the engine's is this machine's; 0 is 16 GiB and 500,000 files.
 	MaxDisk      int64
 	MaxDiskFiles int
 	// MaxOut and MaxOutFiles bound what is taken out of one container; 0 is 16 GiB and 100,000.
@@ -82,7 +82,7 @@ func (c Config) withDefaults() (Config, error) {
 	fill(&c.MaxPIDs, 32768)
 	fill(&c.MaxFile, 4<<30)
 	fill(&c.MaxDisk, 16<<30)
-	fill(&c.MaxDiskFiles, 1_000_000)
+	fill(&c.MaxDiskFiles, 500_000)
 	fill(&c.MaxOut, 16<<30)
 	fill(&c.MaxOutFiles, 100_000)
 	fill(&c.MaxSetups, 64)
