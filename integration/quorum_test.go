@@ -82,7 +82,7 @@ func TestClusterSoakOutage(t *testing.T) {
 			for round := range n {
 				v := standAt(t, f, what, point, round)
 				if what == "all killed" {
-					f.Excuse("default", v.id, "every server was killed")
+					v.excuse(f, "every server was killed")
 				}
 				back := outages[what](f)
 				v.worker.GoOn()

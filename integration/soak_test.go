@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/runnel-project/runnel"
 	"github.com/runnel-project/runnel/integration/fleet"
 	"github.com/runnel-project/runnel/integration/proxy"
 	"github.com/runnel-project/runnel/internal/contracts"
@@ -63,8 +66,38 @@ func (p crashPoint) String() string {
 type victim struct {
 	crashPoint
 	id     string
+	beside []string // what else it does meanwhile
 	worker *fleet.Worker
 	proxy  *proxy.Proxy
+}
+
+// excuse lets the runs of all that the victim has overlap until now.
+func (v *victim) excuse(f *fleet.Fleet, why string) {
+	for _, id := range append(v.beside, v.id) {
+		f.Excuse("default", id, why)
+	}
+}
+
+// service answers requests in a moment.
+func service(t *testing.T) *httptest.Server {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-r.Context().Done():
+		}
+		fmt.Fprintln(w, "done")
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// mix has the victim do a request and a command whose log is kept beside its job.
+func (v *victim) mix(t *testing.T, f *fleet.Fleet, c *runnel.Client, pool string) {
+	request := contracts.Invocation{ID: "http-" + v.id, Kind: contracts.KindHTTP, Pool: pool, Metadata: map[string]string{"http.url": service(t).URL}}
+	logged := f.Count("default", "log-"+v.id, "-n", "15", "-every", "20ms", "-both")
+	logged.Pool, logged.KeepLog = pool, true
+	v.beside = []string{request.ID, logged.ID}
+	f.Submit(c, request, logged)
 }
 
 // faults are the ways in which a worker is broken at a crash point (INVARIANTS: K, Z, P).
@@ -164,7 +197,7 @@ func soakPool(fault string, point, round int) string {
 func standAt(t *testing.T, f *fleet.Fleet, fault string, point, round int) *victim {
 	t.Helper()
 	v := &victim{crashPoint: crashPoints[point], id: soakID(fault, point, round)}
-	cfg := fleet.WorkerConfig{Name: "v-" + v.id, Pool: soakPool(fault, point, round), At: v.step, IDs: v.id, Slots: 2, DrainTimeout: 100 * time.Millisecond}
+	cfg := fleet.WorkerConfig{Name: "v-" + v.id, Pool: soakPool(fault, point, round), At: v.step, IDs: v.id, Slots: 4, DrainTimeout: 100 * time.Millisecond}
 	if fault == "partition" {
 		v.proxy, cfg.URL = f.Proxy()
 	}
@@ -176,6 +209,7 @@ func standAt(t *testing.T, f *fleet.Fleet, fault string, point, round int) *vict
 	}
 	inv := f.Count("default", v.id, "-n", lines, "-every", "20ms", "-both", "-files", "1")
 	inv.Pool = cfg.Pool
+	inv.KeepLog = round%2 == 1
 	if v.step == queue.StepCollecting {
 		inv.Command = append(inv.Command, "-file-bytes", fmt.Sprint(8<<20))
 	}
@@ -184,6 +218,7 @@ func standAt(t *testing.T, f *fleet.Fleet, fault string, point, round int) *vict
 		inv.Retry = &contracts.Retry{Attempts: 2, DelaySeconds: 0.5}
 	}
 	c := f.Client("default", "")
+	v.mix(t, f, c, cfg.Pool)
 	if v.bad {
 		inv.Command = nil
 		f.Submitted(inv)
@@ -216,11 +251,11 @@ func (v *victim) ends(t *testing.T, f *fleet.Fleet) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), fleet.Patience)
 	defer cancel()
-	for r, err := range f.Client("default", "").Wait(ctx, v.id) {
+	for r, err := range f.Client("default", "").Wait(ctx, append(v.beside, v.id)...) {
 		if err != nil {
-			t.Errorf("%s: %v", v.id, err)
-		} else if r.Status != want {
-			t.Errorf("%s: %s/%s, want %s: %s", v.id, r.Status, r.Reason, want, r.Error)
+			t.Errorf("%s and what was beside it: %v", v.id, err)
+		} else if r.Status != want && (r.ID == v.id || r.Status != contracts.StatusSucceeded) {
+			t.Errorf("%s: %s/%s, want %s: %s", r.ID, r.Status, r.Reason, want, r.Error)
 		}
 	}
 }
@@ -229,16 +264,18 @@ func (v *victim) ends(t *testing.T, f *fleet.Fleet) {
 func soakRound(t *testing.T, f *fleet.Fleet, fault string, point, round int) {
 	v := standAt(t, f, fault, point, round)
 	if fault != "kill" {
-		f.Excuse("default", v.id, fault)
+		v.excuse(f, fault)
 	}
 	faults[fault].begin(v)
 	other := f.StartWorker(fleet.WorkerConfig{Name: "r-" + v.id, Pool: soakPool(fault, point, round), Slots: 2})
 	v.ends(t, f)
 	faults[fault].end(v)
 	if fault != "kill" {
-		f.Excuse("default", v.id, fault) // until now
+		v.excuse(f, fault) // until now
 	}
-	f.AwaitGone("default", v.id) // an ack that was lost is made good by the other
+	for _, id := range append(v.beside, v.id) {
+		f.AwaitGone("default", id) // an ack that was lost is made good by the other
+	}
 	// Both end here: a later round of this pool must not find one of them.
 	other.Terminate()
 	other.Ended(fleet.Patience)
@@ -280,7 +317,7 @@ func soakServers(t *testing.T, fault string, nodes, short int, points []crashPoi
 			}
 			v := standAt(t, f, fault, point, round)
 			if nodes == 1 {
-				f.Excuse("default", v.id, "the only server was killed")
+				v.excuse(f, "the only server was killed")
 			}
 			stream := f.Topology.ReplyStream()
 			if round%2 == 1 {
