@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,45 @@ func TestRunStdin(t *testing.T) {
 		if again, err := client.SubmitReader(within(t), cat, bytes.NewReader(in)); err != nil || !again.Existed || again.Digest != first.Digest {
 			t.Errorf("SubmitReader() of the same = %+v, %v, want it to exist", again, err)
 		}
+	}
+}
+
+// A file is read twice, from where it stands, and not copied to another.
+func TestSubmitReaderOfAFileMakesNoCopy(t *testing.T) {
+	client, _ := fleet(t, embedded.Config{})
+	in := make([]byte, 3<<20)
+	if _, err := rand.Read(in); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "input")
+	if err := os.WriteFile(name, in, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.Seek(100, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "nowhere"))
+	ctx := within(t)
+	receipt, err := client.SubmitReader(ctx, runnel.Invocation{Kind: runnel.KindSubprocess, Command: []string{"cat"}}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for event, err := range client.Watch(ctx, receipt.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Type == runnel.EventOutput {
+			out.Write(event.Output.Data)
+		}
+	}
+	if !bytes.Equal(out.Bytes(), in[100:]) {
+		t.Errorf("%d bytes came back as %d others", len(in)-100, out.Len())
 	}
 }
 

@@ -57,7 +57,14 @@ func (c *Client) withStdin(ctx context.Context, inv Invocation, r io.Reader) (In
 	if err := c.queue.Check(check); err != nil {
 		return inv, err
 	}
-	in, err := c.files.PutInput(ctx, io.MultiReader(bytes.NewReader(head), r))
+	// What can be read again needs no copy of it on the disk.
+	whole := io.MultiReader(bytes.NewReader(head), r)
+	if again, ok := r.(io.Seeker); ok {
+		if _, err := again.Seek(-int64(len(head)), io.SeekCurrent); err == nil {
+			whole = r
+		}
+	}
+	in, err := c.files.PutInput(ctx, whole)
 	if err != nil {
 		return inv, fmt.Errorf("store stdin: %w", public(err))
 	}
