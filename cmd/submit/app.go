@@ -74,8 +74,21 @@ type session struct {
 	close   func()
 }
 
-// open connects to the server, or starts one in this process.
+// open connects to a server that can do what is needed, or starts one in this process.
 func (a *app) open(ctx context.Context) (*session, error) {
+	s, err := a.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if version := s.nc.ConnectedServerVersion(); older(version, leastServer) {
+		s.close()
+		return nil, fmt.Errorf("the server at %s is NATS %s, which is too old: update it to %s or later", s.server, version, leastServer)
+	}
+	return s, nil
+}
+
+// reach connects to whatever server it is.
+func (a *app) reach(ctx context.Context) (*session, error) {
 	if a.embedded {
 		return a.openEmbedded(ctx)
 	}
@@ -110,6 +123,35 @@ func hasJetStream(ctx context.Context, s *session) error {
 		return fmt.Errorf("the server at %s has no JetStream, which keeps the queue: start it with it (nats-server -js), or name another with --server", s.server)
 	}
 	return nil // who may not ask for that may still submit
+}
+
+// silence is how long a server may say nothing to one who reads.
+const silence = 10 * time.Second
+
+// listening returns a context that ends when the server has said nothing for that long; done ends it too.
+func (s *session) listening(ctx context.Context) (heard context.Context, done func()) {
+	heard, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		tick := time.NewTicker(silence)
+		defer tick.Stop()
+		for last := s.nc.Stats().InMsgs; ; {
+			select {
+			case <-heard.Done():
+				return
+			case <-tick.C:
+			}
+			now := s.nc.Stats().InMsgs
+			if now == last {
+				end(fmt.Errorf("the server at %s has said nothing for %s: `submit doctor` looks at what is wrong", s.server, silence))
+			}
+			last = now
+		}
+	})
+	return heard, func() {
+		end(nil)
+		watch.Wait()
+	}
 }
 
 func (a *app) dial(ctx context.Context, target settings.Target) (*nats.Conn, error) {

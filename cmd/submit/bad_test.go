@@ -3,17 +3,21 @@
 package main_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/runnel-project/runnel/integration/proxy"
 	"github.com/runnel-project/runnel/internal/queue"
 	"github.com/runnel-project/runnel/internal/queue/queuetest"
 )
@@ -297,6 +301,52 @@ func TestServerWithoutStreams(t *testing.T) {
 		t.Errorf("a second init printed %q, want no difference", out)
 	}
 	a.want(0, "run", "-d", "--", "true")
+}
+
+func TestServerThatIsTooOldOrSilent(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	t.Cleanup(conns.Wait)
+	t.Cleanup(func() { l.Close() })
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				fmt.Fprintf(c, "INFO {\"server_id\":\"x\",\"version\":\"2.10.29\",\"jetstream\":true,\"headers\":true,\"max_payload\":1048576,\"proto\":1}\r\n")
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					if lines.Text() == "PING" {
+						fmt.Fprint(c, "PONG\r\n")
+					}
+				}
+			})
+		}
+	})
+	a := newAccount(t)
+	for _, args := range [][]string{{"ls"}, {"run", "--", "true"}} {
+		got := a.submit(append([]string{"--server", "nats://" + l.Addr().String()}, args...)...)
+		if got.code != 125 || !strings.Contains(got.err, "NATS 2.10.29, which is too old: update it to 2.11.0 or later") {
+			t.Errorf("%q: %s, want that the server is too old", args, got)
+		}
+	}
+	// A server that has gone quiet since the connection was made.
+	way, err := proxy.New(strings.TrimPrefix(queuetest.Server(t).URL(), "nats://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(way.Close)
+	way.Trap("PUB $JS.API.", 1)
+	got := a.submit("--server", "nats://"+way.Addr(), "ls")
+	if got.code != 125 || !strings.Contains(got.err, "has said nothing for 10s") {
+		t.Errorf("ls: %s, want that the server is silent", got)
+	}
 }
 
 func TestServerWithoutJetStream(t *testing.T) {

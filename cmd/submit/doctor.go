@@ -31,7 +31,7 @@ How a worker's commands are ended on its machine "worker doctor" says.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, done := leaving(cmd.Context())
 			defer done()
-			s, err := a.open(ctx)
+			s, err := a.reach(ctx)
 			if err != nil {
 				return err
 			}

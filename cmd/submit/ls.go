@@ -38,6 +38,8 @@ func newLs(a *app) *cobra.Command {
 				return err
 			}
 			defer s.close()
+			ctx, end := s.listening(ctx)
+			defer end()
 			list := a.newList(time.Now())
 			for info, err := range s.List(ctx, options) {
 				if err == nil {
