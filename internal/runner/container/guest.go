@@ -53,22 +53,8 @@ func (r *Runner) invite(ctx context.Context, s *spec, img image.InspectResponse,
 	labels := r.owner.labels()
 	maps.Copy(labels, map[string]string{labelRun: run})
 	config.Image, config.Labels = img.ID, labels
-	config.Entrypoint, config.Cmd, config.User, config.Env = []string{agent.Path}, nil, "0:0", nil
-	config.AttachStdin, config.AttachStdout, config.AttachStderr, config.OpenStdin, config.StdinOnce = true, true, true, true, true
-	if within(contracts.ContainerWorkspace, config.WorkingDir) {
-		config.WorkingDir = "/"
-	}
-	host.CapAdd, host.Init = agent.Capabilities, new(false)
+	hosting(&config, &host)
 	host.Mounts = append(host.Mounts[:len(host.Mounts)-1:len(host.Mounts)-1], workVolume(labels))
-	if host.Memory > 0 {
-		host.Memory += agentMemory
-	}
-	if host.MemorySwap > 0 {
-		host.MemorySwap += agentMemory
-	}
-	if host.PidsLimit != nil {
-		host.PidsLimit = new(*host.PidsLimit + agentPIDs)
-	}
 	r.owns(g.name)
 	defer func() {
 		if err != nil {
@@ -85,23 +71,47 @@ func (r *Runner) invite(ctx context.Context, s *spec, img image.InspectResponse,
 	g.id = made.ID
 	call, cancel = bounded(ctx)
 	defer cancel()
-	if err := r.api.CopyToContainer(call, g.id, frame.Root, bytes.NewReader(program), container.CopyToContainerOptions{}); err != nil {
-		return nil, r.asked("copy the agent in", err)
-	}
-	conn, err := r.api.ContainerAttach(call, g.id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
-	if err != nil {
-		return nil, r.asked("attach", err)
-	}
-	if err := r.api.ContainerStart(call, g.id, container.StartOptions{}); err != nil {
-		conn.Close()
-		return nil, r.asked("start", err)
-	}
-	g.session, err = agent.Open(call, agent.Attached(conn.Conn, conn.Reader))
-	if err != nil {
+	if g.session, err = r.enter(call, g.id, program); err != nil {
 		return nil, err
 	}
 	g.volume = r.near(ctx, g.id, e)
 	return g, g.session.Wipe(call, owner)
+}
+
+// hosting has a container made with an agent in place of the command, which is root to be the work's user and nobody else. What the
+// agent takes of the limits comes on top of the work's.
+func hosting(config *container.Config, host *container.HostConfig) {
+	config.Entrypoint, config.Cmd, config.User, config.Env = []string{agent.Path}, nil, "0:0", nil
+	config.AttachStdin, config.AttachStdout, config.AttachStderr, config.OpenStdin, config.StdinOnce = true, true, true, true, true
+	if within(contracts.ContainerWorkspace, config.WorkingDir) {
+		config.WorkingDir = "/"
+	}
+	host.CapAdd, host.Init = agent.Capabilities, new(false)
+	if host.Memory > 0 {
+		host.Memory += agentMemory
+	}
+	if host.MemorySwap > 0 {
+		host.MemorySwap += agentMemory
+	}
+	if host.PidsLimit != nil {
+		host.PidsLimit = new(*host.PidsLimit + agentPIDs)
+	}
+}
+
+// enter starts a container that was made so, and returns the way to its agent. Once that is open it is the caller's to close.
+func (r *Runner) enter(ctx context.Context, id string, program []byte) (*agent.Session, error) {
+	if err := r.api.CopyToContainer(ctx, id, frame.Root, bytes.NewReader(program), container.CopyToContainerOptions{}); err != nil {
+		return nil, r.asked("copy the agent in", err)
+	}
+	conn, err := r.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return nil, r.asked("attach", err)
+	}
+	if err := r.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		conn.Close()
+		return nil, r.asked("start", err)
+	}
+	return agent.Open(ctx, agent.Attached(conn.Conn, conn.Reader))
 }
 
 // dismiss ends and removes the container. What cannot be removed now goes with the next sweep.

@@ -449,7 +449,7 @@ func (p *pool) invite(w *want, shape, tenant string, b blueprint) {
 
 // capability says how many containers are kept, or why none can be.
 func (p *pool) capability(e *engine) string {
-	if os, machine := architecture("", e); !agent.Runs(os, machine) {
+	if os, machine := architecture(e); !agent.Runs(os, machine) {
 		return "no: there is no agent for " + os + "/" + machine
 	}
 	if len(p.wants) == 0 {

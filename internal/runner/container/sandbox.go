@@ -9,11 +9,9 @@ import (
 	"maps"
 	"path"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 
 	"github.com/runnel-project/runnel/internal/contracts"
@@ -81,42 +79,42 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 
 // session starts the container and returns the way to the agent in it, with the directories of the work made.
 func (r *Runner) session(ctx context.Context, job runner.Job, s *spec, id string, e *engine) (*agent.Session, *contracts.Outcome, error) {
-	program, err := agent.Program(architecture(job.Container.Platform, e))
+	// It is static, and whatever the image is made for, it is the engine's machine that runs it.
+	program, err := agent.Program(architecture(e))
 	if err != nil {
 		return nil, nil, runner.Reject(contracts.ReasonNoRunner, "container.sandbox: %v", err)
 	}
 	call, cancel := bounded(ctx)
 	defer cancel()
-	if err := r.api.CopyToContainer(call, id, contracts.ContainerRoot, bytes.NewReader(program), container.CopyToContainerOptions{}); err != nil {
-		return nil, nil, r.asked("copy the agent in", err)
-	}
-	conn, err := r.api.ContainerAttach(call, id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
-	if err != nil {
-		return nil, nil, r.asked("attach", err)
-	}
-	if err := r.api.ContainerStart(call, id, container.StartOptions{}); err != nil {
-		conn.Close()
-		if call.Err() == nil && !client.IsErrConnectionFailed(err) {
-			if missed := r.unstarted(ctx, s, id, err); missed != nil {
-				return nil, missed, nil
-			}
-		}
-		return nil, nil, r.asked("start", err)
-	}
-	session, err := agent.Open(call, agent.Attached(conn.Conn, conn.Reader))
+	session, err := r.enter(call, id, program)
 	if err == nil {
 		if err = furnished(call, session, job, s); err == nil {
 			return session, nil, nil
 		}
 		session.Close()
 	}
-	if call.Err() == nil {
-		// It would end so again: too little memory for the agent itself, for one.
+	if call.Err() != nil || client.IsErrConnectionFailed(err) {
+		return nil, nil, err
+	}
+	if errors.Is(err, agent.ErrOver) {
+		// It would end so again.
 		if o := r.gone(ctx, id, err); r.Available() {
 			return nil, &o, nil
 		}
 	}
+	if missed := r.unstarted(ctx, s, id, err); missed != nil {
+		return nil, missed, nil
+	}
 	return nil, nil, err
+}
+
+// architecture returns what an agent must be made for.
+func architecture(e *engine) (os, arch string) {
+	arch = e.info.Architecture
+	if name, ok := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[arch]; ok { // as the kernel says it
+		arch = name
+	}
+	return e.info.OSType, arch
 }
 
 // furnished makes the directories of the work.
@@ -127,19 +125,6 @@ func furnished(ctx context.Context, session *agent.Session, job runner.Job, s *s
 		err = session.Put(ctx, directories(s.dirs, who))
 	}
 	return err
-}
-
-// architecture returns what an agent must be made for.
-func architecture(platform string, e *engine) (os, arch string) {
-	if platform == "" {
-		platform = e.info.OSType + "/" + e.info.Architecture
-	}
-	os, arch, _ = strings.Cut(platform, "/")
-	arch, _, _ = strings.Cut(arch, "/")
-	if name, ok := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[arch]; ok {
-		arch = name
-	}
-	return os, arch
 }
 
 // directories packs directories of the workspace, and nothing else.
@@ -392,9 +377,9 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 
 // outcome is how a command ended, and whose doing that was.
 func (b *box) outcome(ctx context.Context, call contracts.SandboxCall, exit agent.Exit, err error) contracts.SandboxOutcome {
-	o := ofCommand(exit.End)
-	if len(exit.Sent) > 0 {
-		o.Killed = "1 command (" + strings.Join(exit.Sent, ", then ") + ")"
+	ran := exited(exit)
+	o := contracts.SandboxOutcome{
+		Status: ran.Status, Reason: ran.Reason, ExitCode: ran.ExitCode, Error: ran.Error, Killed: killedBy("1 command", exit.Sent),
 	}
 	over := errors.Is(err, agent.ErrOver)
 	if over {
@@ -416,28 +401,6 @@ func (b *box) outcome(ctx context.Context, call contracts.SandboxCall, exit agen
 		o.Status, o.Reason, o.Error = contracts.StatusCancelled, contracts.ReasonCancelled, context.Cause(ctx).Error()
 	default:
 		o.Status, o.Reason, o.Error = contracts.StatusFailed, contracts.ReasonInfra, err.Error()
-	}
-	return o
-}
-
-// ofCommand is what an end means that was the command's own, as for a container of one command (see ended).
-func ofCommand(end frame.End) contracts.SandboxOutcome {
-	code := int(end.Code)
-	o := contracts.SandboxOutcome{Status: contracts.StatusFailed, Reason: contracts.ReasonExit, ExitCode: &code}
-	switch signal := code - bySignal; {
-	case end.How == frame.NotFound:
-		o.Reason, o.ExitCode, o.Error = contracts.ReasonNotFound, new(notFound), "command not found in the image: "+end.Text
-	case end.How == frame.NotExec:
-		o.Reason, o.ExitCode, o.Error = contracts.ReasonNotExecutable, new(notExecutable), "cannot execute "+end.Text
-	case end.How == frame.Signalled && end.OOM && code == killSignal:
-		o.Reason, o.ExitCode = contracts.ReasonOOM, new(-killSignal)
-		o.Error = "the kernel killed the command for want of memory: the sandbox may have more in container.memory_bytes"
-	case end.How == frame.Signalled:
-		o.Reason, o.ExitCode = contracts.ReasonSignal, new(-code)
-	case code == 0:
-		o.Status, o.Reason = contracts.StatusSucceeded, ""
-	case signal > 0 && signal <= maxSignal:
-		o.Reason, o.ExitCode = contracts.ReasonSignal, new(-signal)
 	}
 	return o
 }

@@ -19,7 +19,6 @@ import (
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
-	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 const (
@@ -90,32 +89,10 @@ func (r *Runner) spec(job runner.Job, e *engine) (*spec, error) {
 	}
 	s.publish(c)
 	if c.Sandbox != nil {
-		s.open()
+		hosting(&s.config, &s.host)
 	}
 	return s, nil
 }
-
-// open has the container stay, with the agent in it as process 1, which is root to be the work's user and nobody else.
-func (s *spec) open() {
-	s.config.Entrypoint, s.config.Cmd, s.config.User, s.config.WorkingDir, s.config.Env = []string{agent.Path}, nil, "0:0", "/", nil
-	s.config.AttachStdin, s.config.OpenStdin, s.config.StdinOnce = true, true, true
-	s.host.CapAdd, s.host.Init = agent.Capabilities, new(false)
-	// What the agent itself has of the limits is not the work's: a few threads, and a few MiB.
-	if s.host.Memory > 0 {
-		s.host.Memory += openMemory
-	}
-	if s.host.MemorySwap > 0 {
-		s.host.MemorySwap += openMemory
-	}
-	if s.host.PidsLimit != nil {
-		s.host.PidsLimit = new(*s.host.PidsLimit + openPIDs)
-	}
-}
-
-const (
-	openMemory = 16 << 20
-	openPIDs   = 16
-)
 
 func user(c *contracts.Container) string {
 	if c.User == "" {
