@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 // Attached makes of a connection that an engine attached to a container's three streams the way to its agent: what the
 // agent says is on standard output, and why it ended on standard error.
 func Attached(conn net.Conn, from io.Reader) io.ReadWriteCloser {
-	return &attached{conn: conn, from: from}
+	return &attached{conn: conn, from: bufio.NewReaderSize(from, readAhead)}
 }
 
 type attached struct {
@@ -21,6 +22,9 @@ type attached struct {
 	said   strings.Builder
 	header [8]byte
 }
+
+// readAhead has a connection read in few pieces.
+const readAhead = 128 << 10
 
 // maxSaid bounds what is kept of standard error.
 const maxSaid = 512

@@ -47,8 +47,8 @@ const (
 const (
 	// Max bounds the body of a frame.
 	Max = 1 << 20
-	// Piece bounds the bytes of a stream in one frame.
-	Piece = 32 << 10
+	// Piece bounds the bytes of a stream in one frame: with its header it fills the buffers that an engine copies through.
+	Piece = 32<<10 - Header
 	// Window is how many bytes of input may be under way.
 	Window = 256 << 10
 	// MaxText bounds what went wrong.

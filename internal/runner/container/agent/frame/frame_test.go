@@ -31,7 +31,7 @@ func TestFramesAreBounded(t *testing.T) {
 	}{
 		"no type":       {[]byte{0, 0, 0, 0}, frame.ErrMalformed},
 		"unknown type":  {[]byte{200, 0, 0, 0}, frame.ErrMalformed},
-		"too long":      {[]byte{byte(frame.Stdout), 0, 0x80, 1}, frame.ErrTooLong},
+		"too long":      {[]byte{byte(frame.Stdout), 0, 0x7f, 0xfd}, frame.ErrTooLong},
 		"much too long": {[]byte{byte(frame.Run), 0xff, 0xff, 0xff}, frame.ErrTooLong},
 		"cut":           {[]byte{byte(frame.Credit), 0, 0, 4, 1}, io.ErrUnexpectedEOF},
 		"nothing of it": {[]byte{byte(frame.Credit), 0, 0, 4}, io.ErrUnexpectedEOF},

@@ -32,7 +32,7 @@ func (a *agent) run(c frame.Command) frame.End {
 	a.kept.adjust(true)
 	pid, err := syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
 		Dir: c.Dir, Env: env, Files: p.theirs(),
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID}},
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: []uint32{c.GID}}},
 	})
 	a.kept.adjust(false)
 	p.closeTheirs()
