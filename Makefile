@@ -55,6 +55,12 @@ golden: ## rewrite the goldens; read the diff before you commit it
 	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n1 dirname | sort -u) -update
 	git status --short
 
+.PHONY: bench-containers
+bench-containers: ## what a container costs: docker run, fresh, warm and a process, in turns
+	$(GO) test ./integration -run '^$$' -bench ContainerTrue -benchtime 200x -timeout 30m
+	$(GO) test ./integration -run '^$$' -bench ContainerOutput -benchtime 5x -timeout 30m
+	$(GO) test ./integration -run '^$$' -bench ContainerJobs -benchtime 3s -timeout 30m
+
 .PHONY: agent
 agent: ## rebuild the agent of warm containers, which is kept in the repository
 	$(GO) test ./internal/runner/container/agent -run '^TestProgramsAreCurrent$$' -count=1 -rebuild
