@@ -469,12 +469,18 @@ func TestWatchAFlood(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
+			subject := s.names.Chunk("default", "j", runA, i+1)
 			all.Add(1)
-			s.reply.PutAsync(s.names.Chunk("default", "j", runA, i+1), nil, data, func(_ uint64, err error) {
-				defer all.Done()
-				if err != nil {
-					t.Error(err)
-				}
+			s.reply.PutAsync(subject, nil, data, func(_ uint64, err error) {
+				all.Go(func() {
+					defer all.Done()
+					for errors.Is(err, queue.ErrUnknown) { // as a worker does, until it is stored
+						_, err = s.reply.Put(within(t), subject, nil, data)
+					}
+					if err != nil && !errors.Is(err, queue.ErrOccupied) {
+						t.Error(err)
+					}
+				})
 			})
 			if i == n/2 {
 				close(half)
