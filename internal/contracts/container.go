@@ -46,7 +46,7 @@ type Container struct {
 	Pull Pull `json:"pull,omitempty"`
 	// NoInit runs the command as process 1 itself, without an init that reaps and passes on signals.
 	NoInit bool `json:"no_init,omitempty"`
-	// Warm asks for a container that has started already and is used again, which takes about a millisecond. Where the worker
+	// Warm asks for a container that has started already and is used again, which takes milliseconds. Where the worker
 	// has none that fits, or the work is not fit for one, it gets a fresh one; the result's metadata says so under container.warm.
 	Warm bool `json:"warm,omitempty"`
 	// Setup is done to the image before the command runs; nil is nothing.
