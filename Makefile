@@ -43,7 +43,7 @@ lint: ## gofmt, vet, staticcheck, and vet for the other systems
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (4s)
-	.ci/fuzz $(FUZZTIME)
+	CGO_ENABLED=0 .ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
 bench: build ## Go benchmarks, then the figures of `submit bench` beside their limits
