@@ -138,7 +138,7 @@ func TestSandboxKeepsFiles(t *testing.T) {
 	c := call("env")
 	c.Environment, c.WorkingDirectory = map[string]string{"B": "3", "C": ""}, "."
 	_, out := b.exec(c)
-	for _, want := range []string{"dir /runnel/workspace <nil>", "ids 1000 1000 [] pid1 false", "env A=1", "env B=3", "env C=", "env HOME=/runnel/workspace", "env IMAGE=yes", "env RUNNEL_INVOCATION_ID=" + b.job.ID} {
+	for _, want := range []string{"dir /runnel/workspace <nil>", "ids 1000 1000 [1000] pid1 false", "env A=1", "env B=3", "env C=", "env HOME=/runnel/workspace", "env IMAGE=yes", "env RUNNEL_INVOCATION_ID=" + b.job.ID} {
 		if !strings.Contains(out, want+"\n") {
 			t.Errorf("%s is not in %s", want, out)
 		}
