@@ -44,7 +44,7 @@ func (p *Producer) Wait(ctx context.Context, ids ...string) iter.Seq2[contracts.
 				todo = append(todo, id)
 			}
 		}
-		if err := w.listen(todo); err != nil {
+		if err := w.listen(ctx, todo); err != nil {
 			yield(contracts.Result{}, fmt.Errorf("wait: %w", err))
 			return
 		}
@@ -64,7 +64,7 @@ func (p *Producer) RunAll(ctx context.Context, invs iter.Seq[contracts.Invocatio
 		ctx, cancel := context.WithCancel(ctx)
 		w := newWaiter(p, openWindow)
 		defer w.close()
-		if err := w.listen(nil); err != nil {
+		if err := w.listen(ctx, nil); err != nil {
 			cancel()
 			yield(contracts.Result{}, fmt.Errorf("run all: %w", err))
 			return
@@ -118,8 +118,9 @@ func newWaiter(p *Producer, room int) *waiter {
 	}
 }
 
-// listen subscribes to the results of ids, or of the whole tenant if there are none or many.
-func (w *waiter) listen(ids []string) error {
+// listen subscribes to the results of ids, or of the whole tenant if there are none or many. It returns when the
+// server knows of it: what is sent on the other connection after that may not overtake it.
+func (w *waiter) listen(ctx context.Context, ids []string) error {
 	subjects := []string{w.p.names.LiveResults(w.p.tenant)}
 	if len(ids) > 0 && len(ids) <= ownSubscriptions {
 		subjects = nil
@@ -133,6 +134,11 @@ func (w *waiter) listen(ids []string) error {
 			return subscribeError(err)
 		}
 		w.subs = append(w.subs, sub)
+	}
+	if w.p.follow != w.p.nc {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		_ = w.p.follow.FlushWithContext(ctx) // where it fails, results are asked for
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/runnel-project/runnel/integration/proxy"
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/queue"
 )
@@ -260,4 +261,45 @@ func TestRunAllErrorsAreOfTheirOwn(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	expect(t, "RunAll() without time", ended(s.p.RunAll(ctx, slices.Values([]contracts.Invocation{noop("late")}))), " context canceled")
+}
+
+// A result that comes at once is heard, not asked for a second later: nothing is submitted before the server knows who listens.
+func TestRunAllListensFirst(t *testing.T) {
+	s := newStage(t, queue.Topology{})
+	link, err := proxy.New(strings.TrimPrefix(s.nc.ConnectedUrl(), "nats://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(link.Close)
+	follow, err := nats.Connect("nats://" + link.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(follow.Close)
+	p, err := queue.NewProducer(s.pnc, queue.ProducerConfig{Topology: s.top, Follow: follow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fakeWorker(s.succeed)
+	sent := link.Trap("SUB ", 1)
+	go func() {
+		<-sent
+		link.Mend()
+	}()
+	before := s.node.Server().NumSubscriptions()
+	count := 0
+	for r, err := range p.RunAll(within(t), func(yield func(contracts.Invocation) bool) {
+		if s.node.Server().NumSubscriptions() <= before {
+			t.Error("the first invocation is asked for before the server has the subscription on results")
+		}
+		yield(noop("a"))
+	}) {
+		if err != nil || r.ID != "a" {
+			t.Fatalf("RunAll() = %v, %v", r.ID, err)
+		}
+		count++
+	}
+	if count != 1 {
+		t.Errorf("%d results, want 1", count)
+	}
 }
