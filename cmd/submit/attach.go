@@ -35,20 +35,27 @@ func leaving(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { signal.Stop(signals); cancel(nil) }
 }
 
-// onInvocation opens a session and resolves an id for do, which only looks on: an interrupt ends it.
-func (a *app) onInvocation(ctx context.Context, given string, do func(context.Context, *session, string) error) error {
+// onSession connects with open or reach for do, which an interrupt ends.
+func (a *app) onSession(ctx context.Context, connect func(context.Context) (*session, error), do func(context.Context, *session) error) error {
 	ctx, done := leaving(ctx)
 	defer done()
-	s, err := a.open(ctx)
+	s, err := connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	id, err := a.resolve(ctx, s, given)
-	if err != nil {
-		return err
-	}
-	return do(ctx, s, id)
+	return do(ctx, s)
+}
+
+// onInvocation is onSession for a command about one invocation, whose id it resolves.
+func (a *app) onInvocation(ctx context.Context, given string, do func(context.Context, *session, string) error) error {
+	return a.onSession(ctx, a.open, func(ctx context.Context, s *session) error {
+		id, err := a.resolve(ctx, s, given)
+		if err != nil {
+			return err
+		}
+		return do(ctx, s, id)
+	})
 }
 
 // broken turns the error of writing our output into an exit code of its own:

@@ -15,19 +15,14 @@ func newCancel(a *app) *cobra.Command {
 		Short: "Cancel invocations: a queued one never starts, a running one is killed",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			// One that is unknown does not keep the others alive.
-			var errs []error
-			for _, arg := range args {
-				errs = append(errs, a.cancel(ctx, s, arg))
-			}
-			return errors.Join(errs...)
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				// One that is unknown does not keep the others alive.
+				var errs []error
+				for _, arg := range args {
+					errs = append(errs, a.cancel(ctx, s, arg))
+				}
+				return errors.Join(errs...)
+			})
 		},
 	}
 }

@@ -29,14 +29,7 @@ workers. Each is a line: ok, warn or fail, and what to do. It exits with 1 if on
 How a worker's commands are ended on its machine "worker doctor" says.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.reach(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			return a.examine(ctx, s)
+			return a.onSession(cmd.Context(), a.reach, a.examine)
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -18,39 +19,35 @@ they differ from what they should be it prints how. A setting under which Runnel
 safe is an error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			if cmd.Flags().Changed("replicas") {
-				if s.Client, err = runnel.New(s.nc, runnel.WithTenant(a.tenant), runnel.WithPrefix(a.prefix), runnel.WithReplicas(replicas)); err != nil {
-					return err
-				}
-			}
-			drift, err := s.Ensure(ctx)
-			if err != nil {
-				return fmt.Errorf("init at %s: %w", s.server, err)
-			}
-			if a.json {
-				for _, d := range drift {
-					if err := a.object(drifted(d)); err != nil {
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				if cmd.Flags().Changed("replicas") {
+					var err error
+					if s.Client, err = runnel.New(s.nc, runnel.WithTenant(a.tenant), runnel.WithPrefix(a.prefix), runnel.WithReplicas(replicas)); err != nil {
 						return err
 					}
 				}
-				return nil
-			}
-			for _, d := range drift {
-				if err := a.printf("%s\n", d); err != nil {
-					return err
+				drift, err := s.Ensure(ctx)
+				if err != nil {
+					return fmt.Errorf("init at %s: %w", s.server, err)
 				}
-			}
-			if len(drift) == 0 {
-				a.note("the streams at %s are as they should be", s.server)
-			}
-			return nil
+				if a.json {
+					for _, d := range drift {
+						if err := a.object(drifted(d)); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+				for _, d := range drift {
+					if err := a.printf("%s\n", d); err != nil {
+						return err
+					}
+				}
+				if len(drift) == 0 {
+					a.note("the streams at %s are as they should be", s.server)
+				}
+				return nil
+			})
 		},
 	}
 	cmd.Flags().IntVar(&replicas, "replicas", 1, "how many servers keep each stream: `N`, 3 on a cluster")

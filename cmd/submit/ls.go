@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"iter"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -31,25 +33,11 @@ func newLs(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			ctx, end := s.listening(ctx)
-			defer end()
-			list := a.newList(time.Now())
-			for info, err := range s.List(ctx, options) {
-				if err == nil {
-					err = list.add(info)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return list.end(options.Limit)
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				ctx, end := s.listening(ctx)
+				defer end()
+				return a.list(s.List(ctx, options), options.Limit)
+			})
 		},
 	}
 	fs := cmd.Flags()
@@ -81,16 +69,26 @@ func (f *lsFlags) options(now time.Time) (runnel.ListOptions, error) {
 	return o, err
 }
 
-// list prints invocations as they come.
+// list prints invocations as they come, of which there are at most limit, unless that is 0.
+func (a *app) list(infos iter.Seq2[runnel.Info, error], limit int) error {
+	l := list{app: a, now: time.Now(), table: tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)}
+	for info, err := range infos {
+		if err == nil {
+			err = l.add(info)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return l.end(limit)
+}
+
+// list is a table, or lines, under way.
 type list struct {
 	app   *app
 	now   time.Time
 	table *tabwriter.Writer
 	count int
-}
-
-func (a *app) newList(now time.Time) *list {
-	return &list{app: a, now: now, table: tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)}
 }
 
 func (l *list) add(i runnel.Info) error {

@@ -112,22 +112,8 @@ func (a *app) reply(ctx context.Context, s *session, id string, o runnel.ManualO
 
 // listManual shows what waits for a word.
 func (a *app) listManual(ctx context.Context) error {
-	ctx, done := leaving(ctx)
-	defer done()
-	s, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	list := a.newList(time.Now())
-	open := []runnel.Status{runnel.StatusPending, runnel.StatusRunning}
-	for info, err := range s.List(ctx, runnel.ListOptions{Kind: runnel.KindManual, Status: open}) {
-		if err == nil {
-			err = list.add(info)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return list.end(0)
+	return a.onSession(ctx, a.open, func(ctx context.Context, s *session) error {
+		open := []runnel.Status{runnel.StatusPending, runnel.StatusRunning}
+		return a.list(s.List(ctx, runnel.ListOptions{Kind: runnel.KindManual, Status: open}), 0)
+	})
 }

@@ -82,35 +82,30 @@ func (f *runFlags) bindSandbox(fs *pflag.FlagSet) {
 }
 
 func (a *app) openSandbox(ctx context.Context, inv runnel.Invocation) error {
-	ctx, done := leaving(ctx)
-	defer done()
-	s, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	slow := time.AfterFunc(3*time.Second, func() {
-		if served, err := s.Served(ctx, runnel.KindContainer, inv.Pool); err == nil && !served {
-			a.note("no worker that runs containers is there: waiting for one")
-		}
-	})
-	defer slow.Stop()
-	box, err := s.OpenSandbox(ctx, inv)
-	var ended *runnel.SandboxEndedError
-	switch {
-	case errors.As(err, &ended):
-		if err := a.leave(ended.Result); err != nil {
+	return a.onSession(ctx, a.open, func(ctx context.Context, s *session) error {
+		slow := time.AfterFunc(3*time.Second, func() {
+			if served, err := s.Served(ctx, runnel.KindContainer, inv.Pool); err == nil && !served {
+				a.note("no worker that runs containers is there: waiting for one")
+			}
+		})
+		defer slow.Stop()
+		box, err := s.OpenSandbox(ctx, inv)
+		var ended *runnel.SandboxEndedError
+		switch {
+		case errors.As(err, &ended):
+			if err := a.leave(ended.Result); err != nil {
+				return err
+			}
+			return fmt.Errorf("%s ended before it took a command", ended.Result.ID)
+		case err != nil:
 			return err
 		}
-		return fmt.Errorf("%s ended before it took a command", ended.Result.ID)
-	case err != nil:
-		return err
-	}
-	a.remember(s, box.ID())
-	if a.json {
-		return a.object(map[string]any{"invocation_id": box.ID()})
-	}
-	return a.printf("%s\n", box.ID())
+		a.remember(s, box.ID())
+		if a.json {
+			return a.object(map[string]any{"invocation_id": box.ID()})
+		}
+		return a.printf("%s\n", box.ID())
+	})
 }
 
 type execFlags struct {
@@ -273,23 +268,9 @@ func newSandboxLs(a *app) *cobra.Command {
 		Short: "List the sandboxes that are open, or wait to be opened",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			list := a.newList(time.Now())
-			for info, err := range s.Sandboxes(ctx) {
-				if err == nil {
-					err = list.add(info)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return list.end(0)
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				return a.list(s.Sandboxes(ctx), 0)
+			})
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -17,44 +18,39 @@ func newWait(a *app) *cobra.Command {
 first one, in the order of the arguments, that is not zero.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
-			s, err := a.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			ids, err := a.each(ctx, s, args)
-			if err != nil {
-				return err
-			}
-			results := map[string]runnel.Result{}
-			for r, err := range s.Wait(ctx, ids...) {
-				switch {
-				case errors.Is(err, runnel.ErrNotFound):
-					return fmt.Errorf("%s: no such invocation, or its result is not kept any more", r.ID)
-				case err != nil:
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				ids, err := a.each(ctx, s, args)
+				if err != nil {
 					return err
 				}
-				results[r.ID] = r
-				if err := a.ended(r); err != nil {
-					return err
+				results := map[string]runnel.Result{}
+				for r, err := range s.Wait(ctx, ids...) {
+					switch {
+					case errors.Is(err, runnel.ErrNotFound):
+						return fmt.Errorf("%s: no such invocation, or its result is not kept any more", r.ID)
+					case err != nil:
+						return err
+					}
+					results[r.ID] = r
+					if err := a.ended(r); err != nil {
+						return err
+					}
 				}
-			}
-			codes := make([]int, len(ids))
-			var last string
-			for i, id := range ids {
-				codes[i] = codeOf(results[id])
-				if text := verdict(results[id]); text != "" && last == "" {
-					last = text
+				codes := make([]int, len(ids))
+				var last string
+				for i, id := range ids {
+					codes[i] = codeOf(results[id])
+					if text := verdict(results[id]); text != "" && last == "" {
+						last = text
+					}
 				}
-			}
-			err = firstCode(codes)
-			var exit *exitError
-			if errors.As(err, &exit) {
-				exit.text = last
-			}
-			return err
+				err = firstCode(codes)
+				var exit *exitError
+				if errors.As(err, &exit) {
+					exit.text = last
+				}
+				return err
+			})
 		},
 	}
 }
