@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 const (
@@ -28,6 +30,9 @@ func (o *overDisk) Error() string {
 	}
 	return fmt.Sprintf("the work keeps %d bytes on the disk, and may keep %d", o.bytes, o.most)
 }
+
+// Unwrap says that it would go on in the time that it has to stop.
+func (o *overDisk) Unwrap() error { return agent.ErrAtOnce }
 
 // diskWatch ends work that keeps too much on the disk. Nothing else bounds a volume, nor, on most file systems, what is written to
 // an image's: an engine has quotas for it on few.

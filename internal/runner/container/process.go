@@ -16,6 +16,7 @@ import (
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
+	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 // quietAfter is how long the output of a container that has ended may stay silent before it counts as read.
@@ -41,8 +42,7 @@ type process struct {
 	said   head          // the beginning of standard error; read after pumped
 	lost   bool          // the engine has gone: nobody can tell how it ended
 
-	hasty atomic.Bool // it is killed at once
-	sent  []string    // the signals; read once it has exited
+	sent []string // the signals; read once it has exited
 
 	unwatchDisk func() // nil where it is not watched
 }
@@ -130,7 +130,6 @@ func (p *process) watchDisk(s *spec, dirs ...string) {
 	context.AfterFunc(within, func() {
 		var over *overDisk
 		if errors.As(context.Cause(within), &over) {
-			p.hasty.Store(true)
 			p.stopping.Fail(over)
 		}
 	})
@@ -183,7 +182,7 @@ func (p *process) wait() error {
 // stop ends the container in the order of its steps.
 func (p *process) stop() {
 	steps := p.steps
-	if p.hasty.Load() {
+	if errors.Is(p.stopping.Why(context.Background()), agent.ErrAtOnce) {
 		steps = nil
 	}
 	for _, step := range append(steps, runner.StopStep{Signal: "KILL", Wait: stopWithin}) {

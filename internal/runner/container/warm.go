@@ -108,16 +108,11 @@ func (r *Runner) warm(ctx context.Context, job runner.Job, s *spec, out runner.S
 	}
 	stdout, stderr := out.Stream(contracts.Stdout, contracts.PhaseMain), out.Stream(contracts.Stderr, contracts.PhaseMain)
 	within, done := r.withinDisk(ctx, s, g.volume)
-	context.AfterFunc(within, func() {
-		if overran(within) != nil {
-			g.session.Kill() // it would go on in the time that it has to stop
-		}
-	})
 	exit, err := g.session.Run(within, agent.Command{
 		Args: argv(s, img), Env: s.config.Env, Dir: s.config.WorkingDir, UID: who.UID, GID: who.GID, Stdin: job.Stdin, Stop: runner.StopOrder(job.Stop),
 	}, stdout, stderr)
-	over := overran(within)
 	done()
+	over := overran(err)
 	if errors.Is(err, agent.ErrOver) {
 		oom := r.perished(ctx, g)
 		r.pool.dismiss(g) // whatever of it still runs
@@ -141,9 +136,8 @@ func (r *Runner) warm(ctx context.Context, job runner.Job, s *spec, out runner.S
 		r.pool.back(g, exit.OOM || over != nil)
 	}
 	o.Killed = killedBy("1 command in a warm container", exit.Sent)
-	if over != nil && ctx.Err() == nil {
+	if over != nil {
 		o.Status, o.Reason, o.Error, err = contracts.StatusFailed, contracts.ReasonDisk, over.Error(), nil
-		o.Killed = killedBy("1 command in a warm container", []string{"KILL"})
 	}
 	o.Metadata = tell(o.Metadata, map[string]string{metaWarm: "hit"})
 	if err != nil {
@@ -152,9 +146,9 @@ func (r *Runner) warm(ctx context.Context, job runner.Job, s *spec, out runner.S
 	return o, "", err
 }
 
-// overran returns what a context ended for, if that was the disk.
-func overran(within context.Context) (over *overDisk) {
-	errors.As(context.Cause(within), &over)
+// overran returns what work was stopped for, if that was the disk.
+func overran(err error) (over *overDisk) {
+	errors.As(err, &over)
 	return over
 }
 

@@ -357,7 +357,7 @@ func TestWarmDiskIsBounded(t *testing.T) {
 		t.Skipf("the engine's disk is not to be seen from here: %q", r.Capabilities())
 	}
 	o, _ := hit(t, r, warm(t, "flood", contracts.ContainerWorkspace))
-	if o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonDisk || !strings.HasSuffix(o.Killed, "(KILL)") || !strings.Contains(o.Error, "may keep 67108864") {
+	if o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonDisk || code(o) != -9 || o.Killed != "1 command in a warm container (KILL)" || !strings.Contains(o.Error, "may keep 67108864") {
 		t.Errorf("Run() = %+v (%d), want failed/disk", o, code(o))
 	}
 	idle(t, r, 1)

@@ -52,8 +52,8 @@ type running struct {
 // Run runs a command to its end, and ends what it left running; its files stay. Output is written as it comes, from one goroutine,
 // and a writer that is slow holds the command back through its pipe.
 //
-// When ctx ends, a write of output fails, or Stdin cannot be read, the command is stopped by c.Stop, and the cause or the error
-// is returned with how it ended. After ErrOver nobody can tell how it did, and the session is over.
+// When ctx ends, a write of output fails, or Stdin cannot be read, the command is stopped by c.Stop (ErrAtOnce: it is killed), and the
+// cause or the error is returned with how it ended. After ErrOver nobody can tell how it did, and the session is over.
 func (s *Session) Run(ctx context.Context, c Command, stdout, stderr io.Writer) (Exit, error) {
 	if ctx.Err() != nil {
 		return Exit{}, context.Cause(ctx)
@@ -166,14 +166,17 @@ func (p *running) feed(from io.Reader) {
 
 // stop ends the command in the order of its steps.
 func (p *running) stop() {
-	all := within
-	for _, step := range p.steps {
+	steps, all := p.steps[:len(p.steps):len(p.steps)], within
+	if errors.Is(p.stopping.Why(context.Background()), ErrAtOnce) {
+		steps = nil
+	}
+	for _, step := range steps {
 		all += step.Wait
 	}
 	// Whatever holds up a signal, or the output in front of the answer.
 	late := time.AfterFunc(all, func() { p.s.fail(errors.New("the command does not end")) })
 	defer late.Stop()
-	for _, step := range append(p.steps[:len(p.steps):len(p.steps)], runner.StopStep{Signal: "KILL", Wait: 2 * within}) {
+	for _, step := range append(steps, runner.StopStep{Signal: "KILL", Wait: 2 * within}) {
 		p.sent = append(p.sent, step.Signal)
 		p.s.send(frame.Signal, []byte{numbers[step.Signal]})
 		if p.stopping.Await(step.Wait) {

@@ -34,6 +34,9 @@ var Capabilities = []string{"KILL", "SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE",
 // ErrOver says that the session is over.
 var ErrOver = errors.New("the agent is gone")
 
+// ErrAtOnce is wrapped by a cause for which a command is killed at once, whatever its Stop says.
+var ErrAtOnce = errors.New("at once")
+
 // Owner is whose the directories of the work are.
 type Owner = frame.Owner
 
@@ -299,9 +302,6 @@ func (s *Session) Fetch(ctx context.Context, dir string, take func(tar io.Reader
 	}
 	return err
 }
-
-// Kill ends every process of the command that runs at once. What comes too late for that one may be the next one's.
-func (s *Session) Kill() { s.send(frame.Signal, []byte{numbers["KILL"]}) }
 
 // within is how long a killed command may take to end.
 const within = 8 * time.Second

@@ -169,18 +169,20 @@ func TestStreams(t *testing.T) {
 func TestStops(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
-	cause := errors.New("enough")
+	enough, now := errors.New("enough"), fmt.Errorf("too much: %w", agent.ErrAtOnce)
 	for name, test := range map[string]struct {
-		how  string
-		stop []runner.StopStep
-		want agent.Exit
+		how   string
+		stop  []runner.StopStep
+		cause error
+		want  agent.Exit
 	}{
-		"by its handler": {"well", []runner.StopStep{{Signal: "TERM", Wait: time.Minute}}, agent.Exit{End: frame.End{Code: 7}, Sent: []string{"TERM"}}},
-		"deaf":           {"deaf", []runner.StopStep{{Signal: "TERM", Wait: 300 * time.Millisecond}}, agent.Exit{End: frame.End{How: frame.Signalled, Code: 9}, Sent: []string{"TERM", "KILL"}}},
-		"at once":        {"well", nil, agent.Exit{End: frame.End{How: frame.Signalled, Code: 9}, Sent: []string{"KILL"}}},
+		"by its handler": {"well", []runner.StopStep{{Signal: "TERM", Wait: time.Minute}}, enough, agent.Exit{End: frame.End{Code: 7}, Sent: []string{"TERM"}}},
+		"deaf":           {"deaf", []runner.StopStep{{Signal: "TERM", Wait: 300 * time.Millisecond}}, enough, agent.Exit{End: frame.End{How: frame.Signalled, Code: 9}, Sent: []string{"TERM", "KILL"}}},
+		"without a stop": {"well", nil, enough, agent.Exit{End: frame.End{How: frame.Signalled, Code: 9}, Sent: []string{"KILL"}}},
+		"at once":        {"well", []runner.StopStep{{Signal: "TERM", Wait: time.Minute}}, now, agent.Exit{End: frame.End{How: frame.Signalled, Code: 9}, Sent: []string{"KILL"}}},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		c := command("hang", test.how)
+		cause, c := test.cause, command("hang", test.how)
 		c.Stop = test.stop
 		e, err := s.Run(ctx, c, writer(func(p []byte) error { cancel(cause); return nil }), io.Discard)
 		if !errors.Is(err, cause) || fmt.Sprint(e) != fmt.Sprint(test.want) {
