@@ -72,7 +72,7 @@ func (p *Presences) Put(ctx context.Context, v contracts.Presence) error {
 	if err != nil {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
 	}
-	wall, before := p.wall(), steady()
+	wall, run, before := p.wall(), time.Now(), steady()
 	seq, err := p.store.Put(ctx, p.prefix+v.Name, nats.Header{contracts.HeaderVersion: {contracts.Version}}, body)
 	if err != nil {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
@@ -86,7 +86,7 @@ func (p *Presences) Put(ctx context.Context, v contracts.Presence) error {
 		return fmt.Errorf("presence of %s: %w", v.Name, err)
 	}
 	// The server's clock showed m.Time at some time in between.
-	p.clock.record(wall.Add(took/2).Round(0), before+took/2, took, m.Time)
+	p.clock.record(clockSample{wall: wall.Add(took / 2).Round(0), run: run.Add(took / 2), steady: before + took/2, server: m.Time, took: took})
 	return nil
 }
 
@@ -102,7 +102,7 @@ func (p *Presences) Remove(ctx context.Context, worker string) error {
 // Now is the time by the server's clock, as the last writes of Put tell, and by
 // the local one before the first. It is off by no more than half the time that
 // the quickest of them took, also when the local clock is set meanwhile.
-func (p *Presences) Now() time.Time { return p.clock.at(p.wall(), steady()) }
+func (p *Presences) Now() time.Time { return p.clock.at(p.wall(), time.Now(), steady) }
 
 // All returns every worker that has given word within the bucket's TTL, by
 // name. Of one that speaks a version this program cannot read, only Name,
