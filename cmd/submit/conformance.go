@@ -9,15 +9,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runnel-project/runnel/embedded/conformance"
+	"github.com/runnel-project/runnel/embedded/settings"
 )
 
 func newConformance(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conformance",
 		Short: "Check a program in another language against the protocol",
-		Long: `conformance starts a NATS server of its own, starts the program with its address in RUNNEL_SERVER,
-takes the worker's part, and prints for each rule of the protocol whether the program keeps it.
-It exits 1 if a rule is broken. docs/protocol.md says what the program is to do.`,
+		Long: `conformance starts the program with the address of a NATS server in RUNNEL_SERVER, takes the
+worker's part, and prints for each rule of the protocol whether the program keeps it. It
+exits 1 if a rule is broken. docs/protocol.md says what the program is to do.
+
+The server is the one that is named (--server, --context, --creds and so on, or their
+variables), and else, or with --embedded, one of its own. On a server that is named it makes
+streams with a prefix that nobody has, tells it to the program in RUNNEL_PREFIX, and removes
+them when it ends. A program that does not look there speaks to the fleet that has the
+prefix runnel.`,
 	}
 	cmd.AddCommand(
 		newConformancePart(a, "producer", "Check a program that submits a command, follows it and exits with its code", conformance.Producer),
@@ -32,17 +39,31 @@ func newConformancePart(a *app, name, short string, check conformanceKit) *cobra
 	var cfg conformance.Config
 	wait := seconds{20, true}
 	cmd := &cobra.Command{
-		Use:   name + " [flags] -- CMD...",
-		Short: short,
-		Args:  cobra.MinimumNArgs(1),
+		Use:         name + " [flags] -- CMD...",
+		Short:       short,
+		Args:        cobra.MinimumNArgs(1),
+		Annotations: mayEmbed,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, done := leaving(cmd.Context())
-			defer done()
 			cfg.Command, cfg.Patience, cfg.Stderr = args, time.Duration(wait.value*float64(time.Second)), a.stderr
 			if a.quiet {
 				cfg.Stderr = nil
 			}
-			return a.conform(ctx, cfg, check)
+			if a.embedded || a.conn == (settings.Connection{}) {
+				ctx, done := leaving(cmd.Context())
+				defer done()
+				return a.conform(ctx, cfg, check)
+			}
+			target, err := a.conn.Resolve()
+			if err != nil {
+				return err
+			}
+			if cfg.Environment, err = target.Environment(); err != nil {
+				return err
+			}
+			return a.onSession(cmd.Context(), a.open, func(ctx context.Context, s *session) error {
+				cfg.Conn = s.nc
+				return a.conform(ctx, cfg, check)
+			})
 		},
 	}
 	fs := cmd.Flags()

@@ -77,7 +77,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 		return err
 	}
 	if a.embedded && cmd.Annotations["embedded"] == "" {
-		return fmt.Errorf("%s --embedded: the server inside this process starts empty, and ends with it: only `submit run` and `submit send --wait` make sense with it", cmd.Name())
+		return fmt.Errorf("%s --embedded: the server inside this process starts empty, and ends with it: only `submit run`, `submit send --wait` and `submit conformance` make sense with it", cmd.Name())
 	}
 	return nil
 }

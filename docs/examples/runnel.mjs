@@ -3,6 +3,8 @@
 //
 //   RUNNEL_SERVER=nats://TOKEN@127.0.0.1:4222 node runnel.mjs echo hello
 //
+// RUNNEL_PREFIX is the fleet's prefix, if that is not runnel.
+//
 // It hands in a command, prints its output as it comes and exits with its exit code.
 import { randomBytes } from "node:crypto";
 import net from "node:net";
@@ -10,9 +12,10 @@ import net from "node:net";
 const command = process.argv.slice(2);
 if (command.length === 0) fail("usage: runnel.mjs COMMAND...");
 const url = new URL(process.env.RUNNEL_SERVER ?? "nats://127.0.0.1:4222");
+const prefix = process.env.RUNNEL_PREFIX || "runnel"; // of subjects and, in upper case, of streams
 const id = Array.from(randomBytes(16), (b) => "abcdefghijklmnopqrstuvwxyz234567"[b & 31]).join("");
 const inbox = `_INBOX.${randomBytes(12).toString("hex")}`;
-const base = `runnel.reply.default.${id}`;
+const base = `${prefix}.reply.default.${id}`;
 
 function fail(text) {
   console.error(`runnel.mjs: ${text}`);
@@ -75,7 +78,7 @@ function request(subject, doc) {
 const live = []; // in the order in which they came
 let wake = () => {};
 function heard(m) {
-  if (m.subject.startsWith("runnel.live.")) {
+  if (m.subject.startsWith(`${prefix}.live.`)) {
     live.push(m);
     wake();
   } else answers.get(m.subject)?.(m);
@@ -91,9 +94,9 @@ function next(milliseconds) {
 
 // stored reads what is stored. That there is nothing is the leader's word alone.
 async function stored(subject) {
-  const got = await request("$JS.API.DIRECT.GET.RUNNEL_REPLY", { last_by_subj: subject });
+  const got = await request(`$JS.API.DIRECT.GET.${prefix.toUpperCase()}_REPLY`, { last_by_subj: subject });
   if (got && /nats-sequence:/i.test(got.head)) return JSON.parse(got.body);
-  const asked = await request("$JS.API.STREAM.MSG.GET.RUNNEL_REPLY", { last_by_subj: subject });
+  const asked = await request(`$JS.API.STREAM.MSG.GET.${prefix.toUpperCase()}_REPLY`, { last_by_subj: subject });
   const message = asked && JSON.parse(asked.body).message;
   return message && JSON.parse(Buffer.from(message.data, "base64"));
 }
@@ -145,9 +148,9 @@ async function finish(result) {
 const options = { verbose: false, pedantic: false, headers: true, no_responders: true, lang: "node", version: "1" };
 if (url.password) Object.assign(options, { user: decodeURIComponent(url.username), pass: decodeURIComponent(url.password) });
 else if (url.username) options.auth_token = decodeURIComponent(url.username);
-socket.write(`CONNECT ${JSON.stringify(options)}\r\nSUB ${inbox}.* 1\r\nSUB runnel.live.default.${id}.> 2\r\n`);
+socket.write(`CONNECT ${JSON.stringify(options)}\r\nSUB ${inbox}.* 1\r\nSUB ${prefix}.live.default.${id}.> 2\r\n`);
 
-const subject = `runnel.invoke.subprocess.default.normal.0.default.${id}`;
+const subject = `${prefix}.invoke.subprocess.default.normal.0.default.${id}`;
 for (;;) {
   const ack = await request(subject, { invocation_id: id, runtime_kind: "subprocess", command });
   if (ack && ack.body.length === 0) fail("the queue is not set up on this server");

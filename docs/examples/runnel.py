@@ -4,6 +4,8 @@
   RUNNEL_SERVER=nats://TOKEN@127.0.0.1:4222 runnel.py submit echo hello
   RUNNEL_SERVER=nats://TOKEN@127.0.0.1:4222 runnel.py respond NAME
 
+RUNNEL_PREFIX is the fleet's prefix, if that is not runnel.
+
 submit hands in a command, prints its output as it comes and exits with its exit code. respond answers
 invocations of kind manual for NAME. What is sent is msgpack where python3-msgpack is installed, and JSON
 otherwise. docs/protocol.md is all that was needed to write this.
@@ -15,6 +17,9 @@ try:
     import msgpack
 except ImportError:
     msgpack = None
+
+PREFIX = os.environ.get("RUNNEL_PREFIX") or "runnel"  # of the fleet: of its subjects and, in upper case, its streams
+REPLY = PREFIX.upper() + "_REPLY"
 
 
 class Nats:
@@ -145,14 +150,14 @@ class Follower:
     """Shows the chunks of one run in the order of their numbers, whatever the live copies bring."""
 
     def __init__(self, nats, id):
-        self.nats, self.base, self.run, self.n, self.old = nats, f"runnel.reply.default.{id}", None, 1, set()
+        self.nats, self.base, self.run, self.n, self.old = nats, f"{PREFIX}.reply.default.{id}", None, 1, set()
 
     def stored(self, subject):
         """What is stored under a subject. That there is nothing is the leader's word alone."""
-        m = self.nats.request("$JS.API.DIRECT.GET.RUNNEL_REPLY", json.dumps({"last_by_subj": subject}).encode())
+        m = self.nats.request(f"$JS.API.DIRECT.GET.{REPLY}", json.dumps({"last_by_subj": subject}).encode())
         if m and "nats-sequence" in m[2]:
             return decode(m[2], m[3])
-        m = self.nats.request("$JS.API.STREAM.MSG.GET.RUNNEL_REPLY", json.dumps({"last_by_subj": subject}).encode())
+        m = self.nats.request(f"$JS.API.STREAM.MSG.GET.{REPLY}", json.dumps({"last_by_subj": subject}).encode())
         found = json.loads(m[3]).get("message") if m else None
         return decode({}, base64.b64decode(found["data"])) if found else None
 
@@ -191,9 +196,9 @@ class Follower:
 
 def submit(nats, command):
     id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
-    nats.subscribe(f"runnel.live.default.{id}.>")
+    nats.subscribe(f"{PREFIX}.live.default.{id}.>")
     body, kind = encode({"invocation_id": id, "runtime_kind": "subprocess", "command": command})
-    subject = f"runnel.invoke.subprocess.default.normal.0.default.{id}"
+    subject = f"{PREFIX}.invoke.subprocess.default.normal.0.default.{id}"
     while True:
         m = nats.request(subject, body, Runnel_Version="1.0", Content_Type=kind)
         if m and m[2].get("status") == "503":
@@ -321,12 +326,12 @@ def requested(nats, m):
 
 
 def respond(nats, name):
-    nats.subscribe(f"runnel.manual.{name}", "runnel")
+    nats.subscribe(f"{PREFIX}.manual.{name}", "runnel")
     nats.request("$JS.API.INFO", b"")  # the answer comes after the subscription
     print("ready", flush=True)
     while True:
         m = nats.next()
-        if m[0] != f"runnel.manual.{name}":
+        if m[0] != f"{PREFIX}.manual.{name}":
             continue
         task = requested(nats, m)
         if task is None:

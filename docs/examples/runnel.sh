@@ -3,6 +3,8 @@
 #
 #   RUNNEL_SERVER=nats://TOKEN@127.0.0.1:4222 ./runnel.sh echo hello
 #
+# RUNNEL_PREFIX is the fleet's prefix, if that is not runnel.
+#
 # It hands in a command, prints its output as it comes and exits with its exit code. What a worker stores of an
 # invocation that came in JSON is JSON too, in one line and with its fields in a fixed order, so that
 # patterns can read it.
@@ -12,6 +14,7 @@ export LC_ALL=C # lengths are bytes
 fail() { printf 'runnel.sh: %s\n' "$1" >&2; exit 125; }
 [ $# -gt 0 ] || fail "usage: runnel.sh COMMAND..."
 
+prefix=${RUNNEL_PREFIX:-runnel} # of subjects and, in upper case, of streams
 url=${RUNNEL_SERVER:-nats://127.0.0.1:4222}
 [[ ${url#nats://} =~ ^(([^:@]+)(:([^@]*))?@)?([^:/@]+):([0-9]+)/?$ ]] || fail "RUNNEL_SERVER: nats://[TOKEN@|USER:PASSWORD@]HOST:PORT"
 user=${BASH_REMATCH[2]} password=${BASH_REMATCH[4]} host=${BASH_REMATCH[5]} port=${BASH_REMATCH[6]}
@@ -23,11 +26,11 @@ random() { head -c 256 /dev/urandom | tr -dc 'a-z2-7' | head -c 16; }
 id=$(random)
 while [ ${#id} -lt 16 ]; do id=$id$(random); id=${id:0:16}; done
 inbox=_INBOX.$(random)$(random)
-base=runnel.reply.default.$id
+base=$prefix.reply.default.$id
 
 exec 3<>"/dev/tcp/$host/$port" || fail "no server at $host:$port"
 printf 'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true,"lang":"sh","version":"1"%s}\r\n' "$login" >&3
-printf 'SUB %s 1\r\nSUB runnel.live.default.%s.> 2\r\n' "$inbox" "$id" >&3
+printf 'SUB %s 1\r\nSUB %s.live.default.%s.> 2\r\n' "$inbox" "$prefix" "$id" >&3
 
 publish() { # subject body
   local head=$'NATS/1.0\r\nRunnel-Version: 1.0\r\nContent-Type: application/json\r\n\r\n'
@@ -86,8 +89,8 @@ show() { # a chunk, or a result
 
 # stored reads what is stored into body. That there is nothing is the leader's word alone.
 stored() { # subject
-  if request '$JS.API.DIRECT.GET.RUNNEL_REPLY' "{\"last_by_subj\":\"$1\"}" && [[ $head == *Nats-Sequence:* ]]; then return 0; fi
-  request '$JS.API.STREAM.MSG.GET.RUNNEL_REPLY' "{\"last_by_subj\":\"$1\"}" || return 1
+  if request "\$JS.API.DIRECT.GET.${prefix^^}_REPLY" "{\"last_by_subj\":\"$1\"}" && [[ $head == *Nats-Sequence:* ]]; then return 0; fi
+  request "\$JS.API.STREAM.MSG.GET.${prefix^^}_REPLY" "{\"last_by_subj\":\"$1\"}" || return 1
   [[ $body =~ \"data\":\"([A-Za-z0-9+/=]*)\" ]] || return 1
   body=$(base64 -d <<<"${BASH_REMATCH[1]}")
 }
@@ -138,7 +141,7 @@ command=
 for word in "$@"; do command=$command${command:+,}$(quote "$word"); done
 invocation="{\"invocation_id\":\"$id\",\"runtime_kind\":\"subprocess\",\"command\":[$command]}"
 accepted() { [[ $body == *'"seq"'* && $body != *'"error"'* || $body == *'maximum messages per subject'* ]]; } # by then it is ours: the id is random
-until request "runnel.invoke.subprocess.default.normal.0.default.$id" "$invocation" && accepted; do
+until request "$prefix.invoke.subprocess.default.normal.0.default.$id" "$invocation" && accepted; do
   [[ $head == *' 503'* ]] && fail "the queue is not set up on this server"
   [[ $body == *'"error"'* && $body != *10077* ]] && fail "$body"
   sleep 1 # full, or no answer: again under the same id
@@ -153,9 +156,9 @@ while :; do
     continue
   fi
   case $subject in
-    runnel.live.*.result) finish "$body" ;;
-    runnel.live.*.start | runnel.live.*.end) ;;
-    runnel.live.*)
+    "$prefix".live.*.result) finish "$body" ;;
+    "$prefix".live.*.start | "$prefix".live.*.end) ;;
+    "$prefix".live.*)
       number=${subject##*.} name=${subject%.*} name=${name##*.}
       [[ $old == *" $name "* ]] && continue
       turn "$name"

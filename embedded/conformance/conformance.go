@@ -1,6 +1,6 @@
 // Package conformance checks programs in other languages against the protocol of docs/protocol.md: it
-// starts a NATS server inside this process, takes the worker's part itself, and says of each rule whether
-// the program keeps it.
+// takes the worker's part itself, on a NATS server inside this process or on one that it is given, and says of
+// each rule whether the program keeps it.
 package conformance
 
 import (
@@ -17,14 +17,26 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/runnel-project/runnel/embedded"
+	"github.com/runnel-project/runnel/internal/contracts"
+	"github.com/runnel-project/runnel/internal/queue"
 )
+
+// ourPatience bounds what the kit itself does with the server.
+const ourPatience = 20 * time.Second
 
 // Config says what to check.
 type Config struct {
-	// Command is the program and its arguments. It finds the server in the variable RUNNEL_SERVER.
+	// Command is the program and its arguments. It finds the server in the variable RUNNEL_SERVER, and in
+	// RUNNEL_PREFIX what stands in place of runnel in subjects and streams.
 	Command []string
+	// Conn goes to the server to check on, where streams with a prefix of their own are made and removed
+	// again; nil starts a server in this process, with the prefix runnel.
+	Conn *nats.Conn
+	// Environment is variables, NAME=VALUE, by which the program gets to the server of Conn.
+	Environment []string
 	// Name is whom a responder answers for; "" is "conformance".
 	Name string
 	// Patience is how long the program may take for each step; 0 is 20 s.
@@ -52,12 +64,12 @@ type rule[K any] struct {
 // kit is what both parts share.
 type kit struct {
 	cfg  Config
-	node *embedded.Node
+	node *embedded.Node // nil: somebody else's server
 	nc   *nats.Conn
-	url  string
+	topo queue.Topology
 }
 
-// open starts a server with the streams and without a worker.
+// open makes the streams, on a server that it starts unless there is one.
 func open(ctx context.Context, cfg Config) (*kit, error) {
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("no program to check")
@@ -71,30 +83,78 @@ func open(ctx context.Context, cfg Config) (*kit, error) {
 	if cfg.Stderr == nil {
 		cfg.Stderr = io.Discard
 	}
-	node, err := embedded.Start(ctx, embedded.Config{Listen: "127.0.0.1:0", NoWorker: true})
-	if err != nil {
+	k := &kit{cfg: cfg, nc: cfg.Conn, topo: queue.Topology{Prefix: queue.DefaultPrefix}}
+	if cfg.Conn != nil {
+		return k, k.borrow(ctx)
+	}
+	var err error
+	if k.node, err = embedded.Start(ctx, embedded.Config{Listen: "127.0.0.1:0", NoWorker: true}); err != nil {
 		return nil, err
 	}
-	k := &kit{cfg: cfg, node: node}
-	if k.nc, err = node.Connect(); err != nil {
+	if k.nc, err = k.node.Connect(); err != nil {
 		return nil, errors.Join(err, k.close(ctx))
 	}
-	u, err := url.Parse(node.URL())
+	u, err := url.Parse(k.node.URL())
 	if err != nil {
 		return nil, errors.Join(err, k.close(ctx))
 	}
-	u.User = url.User(node.Token())
-	k.url = u.String()
+	u.User = url.User(k.node.Token())
+	k.cfg.Environment = []string{"RUNNEL_SERVER=" + u.String()}
 	return k, nil
 }
 
+// borrow makes streams of a name that nobody has on a server that is not ours.
+func (k *kit) borrow(ctx context.Context) error {
+	k.topo = queue.Topology{
+		Prefix: "conformance-" + contracts.NewID(), ReplyAge: time.Hour,
+		InvokeMaxBytes: queue.MinMaxBytes, ReplyMaxBytes: queue.MinMaxBytes, DeadMaxBytes: queue.MinMaxBytes,
+	}
+	js, err := jetstream.New(k.nc)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, ourPatience)
+	defer cancel()
+	_, err = queue.Ensure(bounded, js, k.topo)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("make streams to check on: %w", err)
+	if errors.Is(err, queue.ErrDenied) {
+		return err // who may not make them may not remove them, and would wait long for that answer
+	}
+	return errors.Join(err, k.close(ctx))
+}
+
+// close stops the server, or removes what was made on somebody else's, also when ctx has ended.
 func (k *kit) close(ctx context.Context) error {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), ourPatience)
+	defer cancel()
+	if k.cfg.Conn != nil {
+		return k.remove(end)
+	}
 	if k.nc != nil {
 		k.nc.Close()
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-	defer cancel()
 	return k.node.Close(end)
+}
+
+func (k *kit) remove(ctx context.Context) error {
+	js, err := jetstream.New(k.nc)
+	if err != nil {
+		return err
+	}
+	names := []string{k.topo.WorkersStream()}
+	for _, s := range k.topo.Streams() {
+		names = append(names, s.Name)
+	}
+	var errs []error
+	for _, name := range names {
+		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			errs = append(errs, fmt.Errorf("remove stream %s: %w: remove it by hand (nats stream rm)", name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // all checks the rules that were asked for, each told as it is known.
@@ -130,7 +190,7 @@ type program struct {
 func (k *kit) start(args ...string) (*program, error) {
 	argv := append(slices.Clone(k.cfg.Command), args...)
 	p := &program{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "RUNNEL_SERVER="+k.url)
+	p.cmd.Env = append(append(os.Environ(), k.cfg.Environment...), "RUNNEL_PREFIX="+k.topo.Prefix)
 	p.cmd.Stdout, p.cmd.Stderr = p, k.cfg.Stderr
 	p.cmd.WaitDelay = time.Second
 	if err := p.cmd.Start(); err != nil {

@@ -4,6 +4,7 @@ package conformance_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/runnel-project/runnel/embedded/conformance"
+	"github.com/runnel-project/runnel/internal/queue"
+	"github.com/runnel-project/runnel/internal/queue/queuetest"
 )
 
 // A test binary that is started with this is a twin, with the fault that it names.
@@ -124,6 +128,104 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
+}
+
+// On a server of somebody else's, streams of its own are made and removed again, and no others are touched.
+func TestOutsideServer(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("no python3 on this machine")
+	}
+	servers := queuetest.Process(t)
+	nc := servers.Connect(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := queue.Ensure(t.Context(), js, queue.Topology{}); err != nil {
+		t.Fatal(err)
+	}
+	heard, err := nc.SubscribeSync("runnel.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := streams(t, js)
+	python, err := filepath.Abs("../../docs/examples/runnel.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		kit   kitFunc
+		args  []string
+		rules []string // those with a part of their own to play for names and streams
+	}{
+		"producer":  {conformance.Producer, []string{"submit"}, []string{"subject", "live", "gap", "exit", "again"}},
+		"responder": {conformance.Responder, []string{"respond", "conformance"}, []string{"outcome", "output", "resend"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broken, all := run(t, test.kit, conformance.Config{
+				Command: append([]string{"python3", "-S", python}, test.args...), Patience: time.Minute, Stderr: t.Output(),
+				Conn: servers.Connect(t), Rules: test.rules, Environment: []string{"RUNNEL_SERVER=" + servers.URL()},
+			})
+			if len(broken) > 0 || len(all) != len(test.rules) {
+				t.Errorf("of %d rules it breaks %v", len(all), broken)
+			}
+		})
+	}
+	t.Cleanup(func() { // when both have ended
+		if after := streams(t, js); !slices.Equal(after, before) {
+			t.Errorf("streams = %v, want %v as before", after, before)
+		}
+		if m, err := heard.NextMsg(time.Millisecond); err == nil {
+			t.Errorf("%s is somebody else's", m.Subject)
+		}
+	})
+}
+
+// What was made is removed, too, when the check fails, or is ended in the middle.
+func TestOutsideServerIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	nc := queuetest.Server(t).Connect(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err = conformance.Producer(ctx, conformance.Config{Command: []string{"true"}, Patience: 50 * time.Millisecond, Conn: nc}, func(conformance.Check) {
+		if len(streams(t, js)) != 4 {
+			t.Error("there are no streams to check on")
+		}
+		cancel(stop)
+	})
+	if !errors.Is(err, stop) {
+		t.Errorf("Producer() = %v, want %v", err, stop)
+	}
+	if left := streams(t, js); len(left) > 0 {
+		t.Errorf("after an end in the middle there is %v", left)
+	}
+	if err := conformance.Responder(t.Context(), conformance.Config{Command: []string{"true"}, Conn: nc}, func(conformance.Check) {}); err == nil {
+		t.Error("Responder() of a program that has ended is no error")
+	}
+	if left := streams(t, js); len(left) > 0 {
+		t.Errorf("after a failure there is %v", left)
+	}
+}
+
+// streams are the names of all streams there are, sorted.
+func streams(t *testing.T, js jetstream.JetStream) []string {
+	t.Helper()
+	var all []string
+	list := js.StreamNames(context.Background())
+	for name := range list.Name() {
+		all = append(all, name)
+	}
+	if err := list.Err(); err != nil {
+		t.Error(err)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // msgpackPython returns a python3 that has msgpack, or "".

@@ -163,7 +163,7 @@ type asked struct {
 
 func (k *producerKit) read(m *nats.Msg) asked {
 	a := asked{msg: m}
-	a.address, a.addressErr = queue.Names{}.ParseInvoke(m.Subject)
+	a.address, a.addressErr = k.topo.Names().ParseInvoke(m.Subject)
 	a.inv, a.invErr = contracts.Decode[contracts.Invocation](m.Data, contracts.Meta{ContentType: m.Header.Get(contracts.HeaderContentType), Version: m.Header.Get(contracts.HeaderVersion)})
 	if a.invErr == nil {
 		a.inv = a.inv.WithDefaults()
@@ -174,7 +174,8 @@ func (k *producerKit) read(m *nats.Msg) asked {
 
 // listen starts the program and waits for what it publishes.
 func (k *producerKit) listen(ctx context.Context) (*program, *nats.Subscription, asked, error) {
-	sub, err := k.nc.SubscribeSync("runnel.invoke.>")
+	invokes := k.topo.Prefix + ".invoke.>"
+	sub, err := k.nc.SubscribeSync(invokes)
 	if err == nil {
 		err = k.nc.FlushTimeout(10 * time.Second)
 	}
@@ -192,7 +193,7 @@ func (k *producerKit) listen(ctx context.Context) (*program, *nats.Subscription,
 	if err != nil {
 		p.end()
 		_ = sub.Unsubscribe()
-		return nil, nil, asked{}, fmt.Errorf("nothing was published to runnel.invoke.> within %s", k.cfg.Patience)
+		return nil, nil, asked{}, fmt.Errorf("nothing was published to %s within %s", invokes, k.cfg.Patience)
 	}
 	return p, sub, k.read(m), nil
 }
@@ -244,7 +245,7 @@ func (k *producerKit) with(ctx context.Context, do func(*work) error) error {
 }
 
 func (w *work) chunk(run string, n int, live bool, pieces ...contracts.Piece) {
-	w.store(queue.Names{}.Chunk(w.inv.Tenant, w.inv.ID, run, n), live, contracts.Chunk{N: n, At: time.Now().UTC(), Pieces: pieces})
+	w.store(w.k.topo.Names().Chunk(w.inv.Tenant, w.inv.ID, run, n), live, contracts.Chunk{N: n, At: time.Now().UTC(), Pieces: pieces})
 }
 
 func (w *work) result(run string, chunks, code int, live bool, tail ...contracts.Piece) {
@@ -255,7 +256,7 @@ func (w *work) result(run string, chunks, code int, live bool, tail ...contracts
 	if code != 0 {
 		r.Status, r.Reason = contracts.StatusFailed, contracts.ReasonExit
 	}
-	w.store(queue.Names{}.Result(w.inv.Tenant, w.inv.ID), live, r)
+	w.store(w.k.topo.Names().Result(w.inv.Tenant, w.inv.ID), live, r)
 }
 
 // store stores what a worker would, in the encoding that the invocation came in. Without live, no copy is sent.
@@ -308,14 +309,14 @@ func withField(data []byte, asJSON bool) ([]byte, error) {
 
 // copies turns the live copies of what is stored on and off: that is how a lost one looks.
 func (k *kit) copies(ctx context.Context, js jetstream.JetStream, on bool) error {
-	s, err := js.Stream(ctx, queue.Topology{}.ReplyStream())
+	s, err := js.Stream(ctx, k.topo.ReplyStream())
 	if err != nil {
 		return err
 	}
 	cfg := s.CachedInfo().Config
 	cfg.RePublish = nil
 	if on {
-		cfg.RePublish = &jetstream.RePublish{Source: "runnel.reply.>", Destination: "runnel.live.>"}
+		cfg.RePublish = &jetstream.RePublish{Source: k.topo.Prefix + ".reply.>", Destination: k.topo.Prefix + ".live.>"}
 	}
 	_, err = js.UpdateStream(ctx, cfg)
 	return err
@@ -344,13 +345,13 @@ func (w *work) ended(ctx context.Context, code int, ok func(string) bool) error 
 	return nil
 }
 
-// full lets the queue be full for the first publish.
+// full lets the queue be full until it is published to again.
 func (k *producerKit) full(ctx context.Context) (err error) {
 	js, err := jetstream.New(k.nc)
 	if err != nil {
 		return err
 	}
-	s, err := js.Stream(ctx, queue.Topology{}.InvokeStream())
+	s, err := js.Stream(ctx, k.topo.InvokeStream())
 	if err != nil {
 		return err
 	}
@@ -360,35 +361,17 @@ func (k *producerKit) full(ctx context.Context) (err error) {
 	if _, err := js.UpdateStream(ctx, cfg); err != nil {
 		return err
 	}
-	room := func() error {
+	defer func() {
 		cfg.MaxBytes = most
-		_, err := js.UpdateStream(ctx, cfg)
-		return err
-	}
-	// The refusal goes to whatever reply subject the program chose.
-	answers, err := k.nc.SubscribeSync(">")
-	if err != nil {
-		return errors.Join(err, room())
-	}
-	defer func() { _ = answers.Unsubscribe() }()
+		_, room := js.UpdateStream(ctx, cfg)
+		err = errors.Join(err, room)
+	}()
 	p, sub, first, err := k.listen(ctx)
 	if err != nil {
-		return errors.Join(err, room())
+		return err
 	}
 	defer p.end()
 	defer func() { _ = sub.Unsubscribe() }()
-	for first.msg.Reply != "" {
-		m, err := answers.NextMsg(k.cfg.Patience)
-		if err != nil {
-			return errors.Join(fmt.Errorf("the server does not refuse: %w", err), room())
-		}
-		if m.Subject == first.msg.Reply {
-			break // it was refused before there is room again
-		}
-	}
-	if err := room(); err != nil {
-		return err
-	}
 	wait, cancel := context.WithTimeout(ctx, k.cfg.Patience)
 	defer cancel()
 	m, err := sub.NextMsgWithContext(wait)

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/runnel-project/runnel/internal/contracts"
-	"github.com/runnel-project/runnel/internal/queue"
 )
 
 // Responder checks a program that answers invocations of kind manual for Config.Name. It is to know four commands:
@@ -152,7 +151,7 @@ var responderRules = []rule[*responderKit]{
 	}},
 	{"strangers", "what is no request does not end it", func(ctx context.Context, k *responderKit) error {
 		for _, body := range []string{"", "{", "[1]", `{"invocation":{}}`, "\xc1"} {
-			if err := k.nc.PublishRequest(queue.Names{}.Manual(k.cfg.Name), k.nc.NewInbox(), []byte(body)); err != nil {
+			if err := k.nc.PublishRequest(k.topo.Names().Manual(k.cfg.Name), k.nc.NewInbox(), []byte(body)); err != nil {
 				return err
 			}
 		}
@@ -179,7 +178,7 @@ func (k *responderKit) ready(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("nobody listens on %s after %s", queue.Names{}.Manual(k.cfg.Name), patience)
+	return fmt.Errorf("nobody listens on %s after %s", k.topo.Names().Manual(k.cfg.Name), patience)
 }
 
 // talk is a worker's part in one run.
@@ -229,7 +228,7 @@ func (k *responderKit) begin(ctx context.Context, change func(*contracts.ManualR
 		t.sub, err = k.nc.SubscribeSync(inbox)
 	}
 	if err == nil {
-		err = k.nc.PublishMsg(&nats.Msg{Subject: queue.Names{}.Manual(k.cfg.Name), Reply: inbox, Header: h, Data: data})
+		err = k.nc.PublishMsg(&nats.Msg{Subject: k.topo.Names().Manual(k.cfg.Name), Reply: inbox, Header: h, Data: data})
 	}
 	t.problem = err
 	return t

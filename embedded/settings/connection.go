@@ -55,6 +55,10 @@ type Target struct {
 	as      string // who we say we are, for errors
 	user    bool   // the URL names one
 	options []nats.Option
+
+	login  *url.Userinfo // that URL does not name, for another program
+	env    []string      // of the flags that name files
+	secret bool          // there is a seed that no flag names
 }
 
 // Resolve reads the context and finds the token of a server of this account.
@@ -83,6 +87,7 @@ func (c Connection) Resolve() (Target, error) {
 // secure adds the TLS options.
 func (t *Target) secure(c Connection, ctx natsContext) error {
 	cert, key, ca := cmp.Or(c.TLSCert, ctx.Cert), cmp.Or(c.TLSKey, ctx.Key), cmp.Or(c.TLSCA, ctx.CA)
+	t.env = append(t.env, Variable("tlscert")+"="+cert, Variable("tlskey")+"="+key, Variable("tlsca")+"="+ca)
 	if (cert == "") != (key == "") {
 		return errors.New("a TLS certificate needs its key and the other way round: give both --tlscert and --tlskey")
 	}
@@ -117,6 +122,7 @@ func (t *Target) identify(c Connection, ctx natsContext) error {
 		if err := readable("creds", creds); err != nil {
 			return err
 		}
+		t.env = append(t.env, Variable("creds")+"="+creds)
 		t.options = append(t.options, nats.UserCredentials(creds))
 	case nkey != "":
 		t.as = "the nkey in " + nkey
@@ -127,15 +133,19 @@ func (t *Target) identify(c Connection, ctx natsContext) error {
 		if err != nil {
 			return fmt.Errorf("nkey %s: %w", nkey, err)
 		}
+		t.env = append(t.env, Variable("nkey")+"="+nkey)
 		t.options = append(t.options, option)
 	case ctx.UserJWT != "" && ctx.UserSeed != "":
 		t.as = fmt.Sprintf("the user of context %q", c.Context)
+		t.secret = true
 		t.options = append(t.options, nats.UserJWTAndSeed(ctx.UserJWT, ctx.UserSeed))
 	case ctx.Token != "":
 		t.as = fmt.Sprintf("the token of context %q", c.Context)
+		t.login = url.User(ctx.Token)
 		t.options = append(t.options, nats.Token(ctx.Token))
 	case ctx.User != "":
 		t.as = fmt.Sprintf("user %q of context %q", ctx.User, c.Context)
+		t.login = url.UserPassword(ctx.User, ctx.Password)
 		t.options = append(t.options, nats.UserInfo(ctx.User, ctx.Password))
 	case t.user:
 		t.as = "the user in the server's address"
@@ -158,8 +168,30 @@ func (t *Target) ownToken() error {
 		return err
 	}
 	t.as = "the token that worker dev left for " + address
+	t.login = url.User(token)
 	t.options = append(t.options, nats.Token(token))
 	return nil
+}
+
+// Environment is the variables, NAME=VALUE, by which another program gets to the same server as the same
+// user: those of the flags. One that is empty does not count.
+func (t Target) Environment() ([]string, error) {
+	if t.secret {
+		return nil, fmt.Errorf("%s cannot be handed to another program: name a file with --creds", t.as)
+	}
+	servers := strings.Split(t.URL, ",")
+	for i, s := range servers {
+		u, err := parseServer(s)
+		if err != nil {
+			return nil, err
+		}
+		if t.login != nil {
+			u.User = t.login
+		}
+		servers[i] = u.String()
+	}
+	env := []string{Variable("server") + "=" + strings.Join(servers, ","), Variable("context") + "=", Variable("creds") + "=", Variable("nkey") + "="}
+	return append(env, t.env...), nil // the last of a name counts
 }
 
 // Dial connects, trying until the server answers or ctx ends; a server that
@@ -237,14 +269,9 @@ func readable(flag, file string) error {
 func withoutUser(servers string) (shown string, user bool, err error) {
 	list := strings.Split(servers, ",")
 	for i, s := range list {
-		s = strings.TrimSpace(s)
-		if !strings.Contains(s, "://") {
-			s = "nats://" + s
-		}
-		u, err := url.Parse(s)
-		if err != nil || u.Host == "" {
-			// The error of Parse quotes the address, which may hold a password.
-			return "", false, errors.New("--server: not an address: it is nats://HOST:PORT, tls:// or ws:// likewise")
+		u, err := parseServer(s)
+		if err != nil {
+			return "", false, err
 		}
 		user = user || u.User != nil
 		u.User = nil
@@ -253,15 +280,25 @@ func withoutUser(servers string) (shown string, user bool, err error) {
 	return strings.Join(list, ","), user, nil
 }
 
+func parseServer(s string) (*url.URL, error) {
+	s = strings.TrimSpace(s)
+	if !strings.Contains(s, "://") {
+		s = "nats://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		// The error of Parse quotes the address, which may hold a password.
+		return nil, errors.New("--server: not an address: it is nats://HOST:PORT, tls:// or ws:// likewise")
+	}
+	return u, nil
+}
+
 // hostPort is the address of the one server in servers.
 func hostPort(servers string) (string, bool) {
 	if strings.Contains(servers, ",") {
 		return "", false
 	}
-	if !strings.Contains(servers, "://") {
-		servers = "nats://" + servers
-	}
-	u, err := url.Parse(servers)
+	u, err := parseServer(servers)
 	if err != nil {
 		return "", false
 	}

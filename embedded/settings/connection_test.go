@@ -152,3 +152,59 @@ func TestContext(t *testing.T) {
 		})
 	}
 }
+
+// Another program gets to the server as the same user.
+func TestEnvironment(t *testing.T) {
+	config := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", config)
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	n := node(t, embedded.Config{Share: true})
+	dir := filepath.Join(config, "nats", "context")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(config, "ca.pem")
+	for path, text := range map[string]string{
+		filepath.Join(dir, "user.json"): `{"url":"nats://a:1,b:2","user":"me","password":"s/cret"}`,
+		filepath.Join(dir, "seed.json"): `{"url":"nats://a:1","user_jwt":"j","user_seed":"s"}`,
+		ca:                              "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		conn settings.Connection
+		want []string // nil is an error
+	}{
+		"address":   {settings.Connection{Server: "me:pw@a:1", TLSCA: ca}, []string{"RUNNEL_SERVER=nats://me:pw@a:1", "RUNNEL_CONTEXT=", "RUNNEL_CREDS=", "RUNNEL_TLSCA=" + ca}},
+		"creds":     {settings.Connection{Server: "a:1", Creds: ca}, []string{"RUNNEL_SERVER=nats://a:1", "RUNNEL_CREDS=" + ca}},
+		"context":   {settings.Connection{Context: "user"}, []string{"RUNNEL_SERVER=nats://me:s%2Fcret@a:1,nats://me:s%2Fcret@b:2", "RUNNEL_CONTEXT="}},
+		"own token": {settings.Connection{Server: n.URL()}, []string{"RUNNEL_SERVER=" + strings.Replace(n.URL(), "nats://", "nats://"+n.Token()+"@", 1)}},
+		"seed":      {settings.Connection{Context: "seed"}, nil},
+	} {
+		target, err := test.conn.Resolve()
+		if err != nil {
+			t.Errorf("%s: Resolve() = %v", name, err)
+			continue
+		}
+		env, err := target.Environment()
+		if test.want == nil {
+			if err == nil || !strings.Contains(err.Error(), "--creds") {
+				t.Errorf("%s: Environment() = %v, want what to do", name, err)
+			}
+			continue
+		}
+		last := map[string]string{}
+		for _, v := range env {
+			name, _, _ := strings.Cut(v, "=")
+			last[name] = v
+		}
+		for _, want := range test.want {
+			key, _, _ := strings.Cut(want, "=")
+			if err != nil || last[key] != want {
+				t.Errorf("%s: Environment() has %q, %v, want %q", name, last[key], err, want)
+			}
+		}
+	}
+}
