@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,9 +38,7 @@ func Work(ctx context.Context, control, data *nats.Conn, cfg WorkerConfig) error
 		}
 		cfg.WorkDir = filepath.Join(dir, "work")
 	}
-	if cfg.Slots == 0 {
-		cfg.Slots = runtime.NumCPU()
-	}
+	cfg.Slots = cmp.Or(cfg.Slots, runtime.NumCPU())
 	runners := cfg.runners()
 	runners.Manual = queue.NewManual(data, queue.Topology{Prefix: cfg.Prefix})
 	runners.Sandboxes = queue.NewSandboxes(data, queue.Topology{Prefix: cfg.Prefix})
@@ -92,7 +91,7 @@ func Capabilities(cfg WorkerConfig) (map[string]string, error) {
 func (cfg WorkerConfig) runners() standard.Config {
 	s := standard.Config{
 		WorkRoot: cfg.WorkDir, AllowWorkdir: cfg.AllowWorkdir, PassEnv: cfg.PassEnv, DenyEnv: cfg.DenyEnv, Ladder: cfg.Ladder,
-		Containers: standard.Containers(cfg.Containers),
+		Containers: standard.Containers(cfg.Containers), Slots: cmp.Or(cfg.Slots, runtime.NumCPU()),
 		Web: web.Config{
 			Allow: cfg.HTTP.Allow, Deny: cfg.HTTP.Deny, Only: cfg.HTTP.Only, CAFile: cfg.HTTP.CAFile, Proxy: cfg.HTTP.Proxy,
 			SecretsDir: cfg.HTTP.SecretsDir, SecretsFile: cfg.HTTP.SecretsFile, SecretsEnv: cfg.HTTP.SecretsEnv,

@@ -272,12 +272,20 @@ func (a *app) lookAtWorkers(ctx context.Context, s *session) finding {
 	if err != nil {
 		return f.fail(err.Error(), "")
 	}
-	slots, busy := 0, 0
+	return countWorkers(f, workers)
+}
+
+func countWorkers(f finding, workers []runnel.Presence) finding {
+	slots, busy, open, possible := 0, 0, 0, 0
 	kinds := map[runnel.Kind]int{}
 	for _, w := range workers {
 		slots, busy = slots+w.Slots, busy+w.Busy
 		for _, k := range w.Kinds {
 			kinds[k]++
+		}
+		var o, p int
+		if n, _ := fmt.Sscanf(w.Capabilities["container.sandboxes"], "%d open of %d", &o, &p); n == 2 {
+			open, possible = open+o, possible+p
 		}
 	}
 	if len(workers) == 0 {
@@ -286,6 +294,9 @@ func (a *app) lookAtWorkers(ctx context.Context, s *session) finding {
 	f.Found = fmt.Sprintf("%d with %d slots, %d busy; kinds:", len(workers), slots, busy)
 	for _, k := range sortedKeys(kinds) {
 		f.Found += fmt.Sprintf(" %s (%d)", k, kinds[k])
+	}
+	if possible > 0 {
+		f.Found += fmt.Sprintf("; sandboxes: %d open of %d", open, possible)
 	}
 	return f
 }

@@ -93,3 +93,20 @@ func TestOlder(t *testing.T) {
 		}
 	}
 }
+
+func TestCountWorkers(t *testing.T) {
+	able := func(sandboxes string) runnel.Presence {
+		return runnel.Presence{
+			Slots: 4, Busy: 1, Kinds: []runnel.Kind{runnel.KindContainer}, Capabilities: map[string]string{"container.sandboxes": sandboxes},
+		}
+	}
+	for want, workers := range map[string][]runnel.Presence{
+		"2 with 8 slots, 2 busy; kinds: container (2); sandboxes: 3 open of 8": {able("1 open of 4"), able("2 open of 4")},
+		"2 with 8 slots, 2 busy; kinds: container (2); sandboxes: 1 open of 4": {able("1 open of 4"), able("no: there is no agent for linux/mips")},
+		"1 with 4 slots, 1 busy; kinds: container (1)":                         {able("")},
+	} {
+		if f := countWorkers(finding{}, workers); f.Found != want {
+			t.Errorf("countWorkers() = %q, want %q", f.Found, want)
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -58,6 +59,8 @@ type Config struct {
 	SetupAge      time.Duration
 	// Sandboxes brings their callers to the sandboxes that are open; nil is none: such work is rejected then.
 	Sandboxes Exchange
+	// Slots is how many runs the worker has at once, for what Capabilities says of sandboxes; 0 says nothing.
+	Slots int
 	// Warm are the images of which containers are kept that have started already: see Warm.
 	Warm []Warm
 	// WarmJobs and WarmAge are how many jobs one of these runs, and how long it lives: 0 is 100 and 10 minutes.
@@ -125,6 +128,7 @@ type Runner struct {
 
 	stop  context.CancelFunc
 	watch sync.WaitGroup
+	boxes atomic.Int64 // open sandboxes
 
 	mu     sync.Mutex
 	engine *engine // nil while none answers

@@ -13,6 +13,8 @@ import (
 
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
+
+	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 const (
@@ -182,6 +184,11 @@ func (r *Runner) Capabilities() map[string]string {
 		found["container.warnings"] = strings.Join(i.Warnings, "; ")
 	}
 	found["container.warm"] = r.pool.capability(e)
+	if os, machine := architecture(e); !agent.Runs(os, machine) {
+		found["container.sandboxes"] = "no: there is no agent for " + os + "/" + machine
+	} else if r.cfg.Slots > 0 {
+		found["container.sandboxes"] = fmt.Sprintf("%d open of %d", r.boxes.Load(), r.cfg.Slots)
+	}
 	var security []string
 	for _, s := range i.SecurityOptions {
 		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")

@@ -61,6 +61,8 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 	within, done := r.withinDisk(ctx, s, volume, r.upper(ctx, id, s, e))
 	defer done()
 	b := newBox(job, s, session)
+	r.boxes.Add(1)
+	defer r.boxes.Add(-1)
 	stop, err := r.cfg.Sandboxes.Serve(job.Tenant, job.ID, b)
 	if err != nil {
 		return failed(contracts.ReasonInfra, "serve commands: %v", err), nil

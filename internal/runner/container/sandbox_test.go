@@ -95,6 +95,24 @@ func boxOf(t testing.TB, ctx context.Context, r runner.Runner, d desk, change ..
 	return b
 }
 
+// What a worker shows of itself says how many are open, and how many there can be.
+func TestOpenSandboxesAreCounted(t *testing.T) {
+	d := newDesk()
+	r := open(t, container.Config{Sandboxes: d, Slots: 3})
+	says := func(want string) {
+		t.Helper()
+		if got := r.Capabilities()["container.sandboxes"]; got != want {
+			t.Errorf("Capabilities() says %q, want %q", got, want)
+		}
+	}
+	says("0 open of 3")
+	b := boxOf(t, t.Context(), r, d)
+	says("1 open of 3")
+	b.Close()
+	b.end()
+	says("0 open of 3")
+}
+
 // end waits for the end and returns the outcome.
 func (b *box) end() contracts.Outcome {
 	b.t.Helper()

@@ -43,6 +43,8 @@ type Config struct {
 	Manual manual.Exchange
 	// Sandboxes brings commands to the sandboxes that are open; nil is none: such work is rejected then.
 	Sandboxes Sandboxes
+	// Slots is how many runs the worker has at once.
+	Slots int
 }
 
 // Containers is the worker's policy for containers. The zero value is a good default.
