@@ -147,9 +147,12 @@ func lookAtStream(i runnel.Inspection) finding {
 		// A submitter may not: it is the streams that are looked at, and not his rights.
 		f.Found += "; no test write, which this user may not"
 	case errors.Is(i.Write, runnel.ErrFull) && !full:
-		return f.fail(i.Write.Error(), "free space on the server's disk; if there is some, restart the server: a stream stays dead after a full disk")
+		return f.fail(i.Write.Error(), "make room on the server's disk, then restart the server: without max_file_store it goes by what was free when it started")
 	case errors.Is(i.Write, runnel.ErrFull):
 		return f.fail(i.Write.Error(), "raise its max_bytes, or wait until something ages out")
+	case errors.Is(i.Write, runnel.ErrUnknown):
+		// What the disk did not take is not answered, and nor is anything after it until the server is started again.
+		return f.fail(i.Write.Error(), "see the server's log; if its disk was full, make room and then restart it: what is queued and running goes on by itself")
 	case i.Write != nil:
 		return f.fail(i.Write.Error(), "see the server's log; if it names no reason, restart the server")
 	}

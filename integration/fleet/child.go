@@ -118,6 +118,8 @@ func child(text string) error {
 		Ready: func() { fmt.Println("ready", cfg.Worker.Name) },
 		Step:  steps(cfg.Worker),
 		Clock: wrong(cfg.Worker),
+		// A fleet of three has no need to spread it over half a minute.
+		OrphansWithin: 3 * time.Second,
 	})
 	if err != nil {
 		return err

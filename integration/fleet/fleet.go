@@ -51,6 +51,8 @@ type Config struct {
 	Nodes int
 	// URL is where a server is that the test has started itself; "" starts Nodes of them.
 	URL string
+	// StoreDir is where the one server keeps its data; "" is a directory of the fleet's.
+	StoreDir string
 	// ReplyAge is how long results are kept; 0 is the default.
 	ReplyAge time.Duration
 	// Sizes bounds the streams; 0 is the default.
@@ -87,6 +89,8 @@ func Start(t testing.TB, cfg Config) *Fleet {
 	case cfg.URL != "":
 	case cfg.Nodes > 1:
 		f.Servers = queuetest.Cluster(t, cfg.Nodes)
+	case cfg.StoreDir != "":
+		f.Servers = queuetest.ProcessIn(t, cfg.StoreDir)
 	default:
 		f.Servers = queuetest.Process(t)
 	}

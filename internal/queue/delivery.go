@@ -298,15 +298,16 @@ func (d *Delivery) lose(cause error) {
 	}
 }
 
-// persist stores one message on the fence and stays at it until it is stored or the lease is over.
+// persist stores one message on the fence and stays at it until it is stored or the lease is over, however long that
+// takes: while the server answers beats, whom the work was done for waits, and who gave up would have it done again.
 // sent, if not nil, is called once the message is out for the first time.
 func (d *Delivery) persist(ctx context.Context, s *Store, subject string, data []byte, sent func()) (uint64, error) {
 	type answer struct {
 		seq uint64
 		err error
 	}
-	first := time.Now()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		began := time.Now()
 		done := make(chan answer, 1)
 		s.PutAsync(subject, headerFor(d.json), data, func(seq uint64, err error) { done <- answer{seq, err} })
 		if sent != nil {
@@ -325,10 +326,8 @@ func (d *Delivery) persist(ctx context.Context, s *Store, subject string, data [
 		if lost := d.trouble(); lost != nil {
 			return 0, lost
 		}
-		if time.Since(first) > d.t.cfg.MaxDisconnect {
-			return 0, fmt.Errorf("gave up after %s: %w", d.t.cfg.MaxDisconnect, a.err)
-		}
 		d.t.full(s, a.err)
+		d.t.silent(ctx, s, began, a.err)
 		if !sleep(ctx, wait) {
 			return 0, fmt.Errorf("%w (last: %w)", context.Cause(ctx), a.err)
 		}

@@ -145,7 +145,6 @@ func (d *Delivery) Emit(ctx context.Context, c contracts.Chunk) error {
 // called with its sequence, and with whether it was published only once: then nobody reads data any more.
 func (d *Delivery) send(subject string, data []byte, tokens int, stored func(seq uint64, once bool)) {
 	once := true
-	first := time.Now()
 	wait := 50 * time.Millisecond
 	var done func(seq uint64, err error)
 	done = func(seq uint64, err error) {
@@ -156,7 +155,7 @@ func (d *Delivery) send(subject string, data []byte, tokens int, stored func(seq
 			d.leave(tokens)
 			return
 		}
-		if hopeless(err) || time.Since(first) > d.t.cfg.MaxDisconnect || d.trouble() != nil {
+		if hopeless(err) || d.trouble() != nil {
 			d.mu.Lock()
 			if d.failed == nil {
 				d.failed = fmt.Errorf("store %s: %w", subject, err)

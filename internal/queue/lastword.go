@@ -95,7 +95,7 @@ func (d *Delivery) theirs(ctx context.Context) (contracts.Result, error) {
 		if err == nil {
 			return contracts.Decode[contracts.Result](s.Data, metaOf(s.Header))
 		}
-		if errors.Is(err, ErrNotFound) || hopeless(err) || !sleep(ctx, wait) {
+		if errors.Is(err, ErrNotFound) || hopeless(err) || d.trouble() != nil || !sleep(ctx, wait) {
 			return contracts.Result{}, err
 		}
 	}

@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	// After a worker has come, or a server has come back, orphans are looked for within orphansSoon + orphansSpread;
-	// the spread is for a fleet that comes back together.
-	orphansSoon   = 5 * time.Second
-	orphansSpread = 25 * time.Second
+	// After a worker has come, or a server has come back, orphans are looked for within this, and not before a sixth of
+	// it; the spread is for a fleet that comes back together.
+	orphansWithin = 30 * time.Second
 	orphansEvery  = 10 * time.Minute
 )
 
@@ -25,7 +24,8 @@ const (
 // start for interest streams, not for work queues. Such a message is delivered to nobody ever
 // again, and would keep its id taken and its place in the queue for good.
 func (t *Taker) seekOrphans(ctx context.Context, js jetstream.JetStream) {
-	soon := func() time.Time { return time.Now().Add(orphansSoon + rand.N(orphansSpread)) }
+	within := t.cfg.OrphansWithin
+	soon := func() time.Time { return time.Now().Add(within/6 + rand.N(within/6*5)) }
 	next, reconnects := soon(), t.nc.Stats().Reconnects
 	for sleep(ctx, time.Second) {
 		if n := t.nc.Stats().Reconnects; n != reconnects {
@@ -37,7 +37,7 @@ func (t *Taker) seekOrphans(ctx context.Context, js jetstream.JetStream) {
 		if _, err := t.removeOrphans(ctx, js); err != nil && ctx.Err() == nil {
 			t.cfg.Problem(fmt.Errorf("look for acknowledged messages in the queue: %w", err))
 		}
-		next = time.Now().Add(orphansEvery + rand.N(orphansSpread))
+		next = time.Now().Add(orphansEvery + rand.N(orphansWithin))
 	}
 }
 

@@ -147,6 +147,9 @@ func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 func endOf(ctx context.Context, last error) error {
 	cause := context.Cause(ctx)
 	if last == nil || errors.Is(last, context.Canceled) || errors.Is(last, context.DeadlineExceeded) || errors.Is(last, cause) {
+		if errors.Is(last, ErrUnknown) && !errors.Is(cause, ErrUnknown) {
+			return fmt.Errorf("%w: %w", ErrUnknown, cause)
+		}
 		return cause
 	}
 	return fmt.Errorf("%w (last: %w)", cause, last)

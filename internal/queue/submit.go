@@ -241,6 +241,8 @@ func wrapSubmit(s submission, err error) error {
 	switch {
 	case errors.Is(err, ErrFull):
 		hint = ": nothing was stored, try again when there is room"
+	case errors.Is(err, ErrUnknown):
+		hint = ": it may be in the queue or not, and can be submitted again under this id; `submit doctor` looks at what is wrong"
 	case errors.Is(err, ErrNoStream):
 		hint = ": the queue is not set up on this server"
 	case errors.Is(err, ErrIDInUse):

@@ -53,6 +53,9 @@ type TakerConfig struct {
 	Problem func(error)
 	// Serves reports whether a kind can be served now: nothing is asked for of one that cannot. nil is yes. It must not block.
 	Serves func(contracts.Kind) bool
+	// OrphansWithin is how soon after a server has come back what it kept by mistake is removed from the queue; 0 is
+	// 30 s. Tests do not wait so long.
+	OrphansWithin time.Duration
 	// Clock is this machine's; nil is time.Now. Tests have it wrong.
 	Clock func() time.Time
 	// Step observes each delivery at the named steps of its life (see the Step constants); nil is nobody.
@@ -103,8 +106,10 @@ type Taker struct {
 	mu   sync.Mutex
 	desk Desk
 	held map[string]*Delivery // "<tenant>.<id>"
-	// saidFull is when it was said last that a stream is.
+	// saidFull is when it was said last that a stream is full, or dead.
 	saidFull map[string]time.Time
+	// askedFor is when the server was asked last for a stream that had not answered a message, and answered when it answered last.
+	askedFor, answered map[string]time.Time
 }
 
 // Conns are the two connections of a worker: on a shared one, beats were seen to wait 9.6 s behind output.
@@ -127,6 +132,9 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 	}
 	if cfg.MaxDisconnect <= 0 {
 		cfg.MaxDisconnect = 5 * time.Minute
+	}
+	if cfg.OrphansWithin <= 0 {
+		cfg.OrphansWithin = orphansWithin
 	}
 	if cfg.Problem == nil {
 		cfg.Problem = func(error) {}
@@ -155,6 +163,8 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 		arrivals:  make(chan *Delivery, 4*checkAtOnce),
 		held:      map[string]*Delivery{},
 		saidFull:  map[string]time.Time{},
+		askedFor:  map[string]time.Time{},
+		answered:  map[string]time.Time{},
 	}
 	t.people.wall = cfg.Clock
 	i := 0
@@ -279,11 +289,14 @@ func (t *Taker) announce(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		sent := time.Now()
 		put, cancel := context.WithTimeout(ctx, 2*time.Second)
-		if err := t.people.Put(put, t.desk.Presence()); err != nil && ctx.Err() == nil {
-			t.cfg.Problem(fmt.Errorf("tell of this worker: %w", err))
-		}
+		err := t.people.Put(put, t.desk.Presence())
 		cancel()
+		if err != nil && ctx.Err() == nil {
+			t.cfg.Problem(fmt.Errorf("tell of this worker: %w", err))
+			t.silent(ctx, t.people.store, sent, err)
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 const (
 	// runawayAfter is how long a runner may take to return once the work must have been killed.
 	runawayAfter = 30 * time.Second
-	// lastWords bounds what must still get out after the end of everything else.
+	// lastWords bounds what must still get out after the end of everything else, and one try to store files.
 	lastWords = 5 * time.Minute
 	// calmWithin is how long a run that must have nothing beside it waits for the others to end.
 	calmWithin = time.Minute
@@ -30,8 +30,8 @@ const (
 func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 	say := func(what func(context.Context) error) func() {
 		return func() {
-			out, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-			defer cancel()
+			out, done := lasting(ctx)
+			defer done()
 			if err := what(out); err != nil {
 				w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Str("kind", string(d.Kind())).Int("attempt", d.Attempt()).Msg("no last word")
 			}
@@ -90,6 +90,21 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 		w.desk.stored(d)
 		conclude()
 	}
+}
+
+// lasting returns a context that outlives ctx by lastWords. Until ctx ends, it is the lease that bounds a last word.
+func lasting(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		late := time.NewTimer(lastWords)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			cancel(fmt.Errorf("not within %s of the worker's end", lastWords))
+		case <-out.Done():
+		}
+	})
+	return out, func() { stop(); cancel(nil) }
 }
 
 // runnersCauses returns a context that ends with ctx, and says of a cancel what runners know it as.

@@ -56,6 +56,8 @@ type Config struct {
 	Log zerolog.Logger
 	// Ready is called once, when the first pulls are out.
 	Ready func()
+	// OrphansWithin is queue.TakerConfig's.
+	OrphansWithin time.Duration
 	// Clock is this machine's; nil is time.Now. Tests have it wrong.
 	Clock func() time.Time
 	// Step observes the life of each delivery; nil is nobody. Crash tests kill the process here.
@@ -125,7 +127,7 @@ func New(conns Conns, cfg Config) (*Worker, error) {
 	}
 	w.taker, err = queue.NewTaker(conns, queue.TakerConfig{
 		Topology: cfg.Topology, Kinds: w.kinds, Pool: cfg.Pool, Worker: cfg.Name, Host: host,
-		MaxDisconnect: cfg.MaxDisconnect, Step: cfg.Step, Clock: cfg.Clock, Serves: cfg.Registry.Serves,
+		MaxDisconnect: cfg.MaxDisconnect, OrphansWithin: cfg.OrphansWithin, Step: cfg.Step, Clock: cfg.Clock, Serves: cfg.Registry.Serves,
 		Problem: func(err error) { cfg.Log.Warn().Err(err).Msg("queue") },
 	})
 	if err != nil {

@@ -10,9 +10,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,9 +74,21 @@ func child(v string) error {
 		return fmt.Errorf("not ready after %v", startTimeout)
 	}
 	fmt.Println("ready", srv.ClientURL())
-	// The parent holds the other end, and dies with it, however it dies.
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	return nil // as if killed: what a clean stop would write, a crash would not
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		// The parent holds the other end, and dies with it, however it dies.
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
+	select {
+	case <-stop:
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	case <-gone: // as if killed: what a clean stop would write, a crash would not
+	}
+	return nil
 }
 
 // Servers is one nats-server or a cluster of them, each a child process.
@@ -93,16 +107,19 @@ type process struct {
 }
 
 // Process starts one nats-server as a child process, which can be killed.
-func Process(t testing.TB) *Servers { return start(t, "single.conf") }
+func Process(t testing.TB) *Servers { t.Helper(); return start(t, "", "single.conf") }
+
+// ProcessIn is Process with its data in dir, on a disk of the test's.
+func ProcessIn(t testing.TB, dir string) *Servers { t.Helper(); return start(t, dir, "single.conf") }
 
 // Cluster starts n nats-servers (at most three) as child processes that form
 // one cluster, and waits until JetStream has a leader.
 func Cluster(t testing.TB, n int) *Servers {
 	t.Helper()
-	return start(t, []string{"node1.conf", "node2.conf", "node3.conf"}[:n]...)
+	return start(t, "", []string{"node1.conf", "node2.conf", "node3.conf"}[:n]...)
 }
 
-func start(t testing.TB, configs ...string) *Servers {
+func start(t testing.TB, store string, configs ...string) *Servers {
 	t.Helper()
 	s := &Servers{t: t}
 	ports := freePorts(t, 2*len(configs))
@@ -111,11 +128,14 @@ func start(t testing.TB, configs ...string) *Servers {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[len(configs)+i]))
 	}
 	dir := t.TempDir()
+	if store == "" {
+		store = dir
+	}
 	for i, file := range configs {
 		c := childConfig{
 			Config:   Config(t, file),
 			Listen:   ports[i],
-			StoreDir: filepath.Join(dir, fmt.Sprint(i)),
+			StoreDir: filepath.Join(store, fmt.Sprint(i)),
 			LogFile:  filepath.Join(dir, fmt.Sprintf("%d.log", i)),
 		}
 		if len(configs) > 1 {
@@ -166,6 +186,15 @@ func (s *Servers) URLOf(i int) string {
 	return fmt.Sprintf("nats://127.0.0.1:%d", s.nodes[i].cfg.Listen)
 }
 
+// Log returns what server i has logged, over all its restarts.
+func (s *Servers) Log(i int) string {
+	text, err := os.ReadFile(s.nodes[i].cfg.LogFile)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
 // Len is how many servers there are.
 func (s *Servers) Len() int { return len(s.nodes) }
 
@@ -192,6 +221,29 @@ func (s *Servers) Kill(i int) {
 	}
 	_ = n.cmd.Process.Kill()
 	<-n.done
+	_ = n.stdin.Close()
+	n.cmd = nil
+}
+
+// Stop ends server i in order, as its operator does, and returns when it is gone.
+func (s *Servers) Stop(i int) {
+	s.t.Helper()
+	n := s.nodes[i]
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil {
+		return
+	}
+	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Errorf("stop nats-server %d: %v", i, err)
+	}
+	select {
+	case <-n.done:
+	case <-time.After(startTimeout):
+		s.t.Errorf("nats-server %d did not stop within %v", i, startTimeout)
+		_ = n.cmd.Process.Kill()
+		<-n.done
+	}
 	_ = n.stdin.Close()
 	n.cmd = nil
 }
