@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,42 +11,22 @@ import (
 	"github.com/runnel-project/runnel/internal/queue"
 )
 
-const (
-	// electing is how long a cluster may take to say what it has: without a quorum it cannot.
-	electing = time.Minute
-	// ensureTry bounds one question: one that is lost in an election is never answered.
-	ensureTry = 10 * time.Second
-)
+// ensureTry bounds the questions of one start: one that is lost in an election is never answered, and Work asks again.
+const ensureTry = 10 * time.Second
 
 // ensure makes the streams, and returns the topology as it is: who reads has to
 // know on how many servers a stream really is.
 func (cfg WorkerConfig) ensure(ctx context.Context, nc *nats.Conn) (queue.Topology, error) {
 	topo := queue.Topology{Prefix: cfg.Prefix, Replicas: cfg.Replicas}
-	clustered := nc.ConnectedClusterName() != ""
-	if topo.Replicas == 0 && clustered {
+	if topo.Replicas == 0 && nc.ConnectedClusterName() != "" {
 		topo.Replicas = 3
 	}
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return topo, fmt.Errorf("open JetStream: %w", err)
 	}
-	for until := time.Now().Add(electing); ; {
-		once, cancel := context.WithTimeout(ctx, ensureTry)
-		found, err := cfg.ensureOnce(once, js, topo)
-		cancel()
-		if err == nil || !clustered || !errors.Is(err, queue.ErrUnknown) || time.Now().After(until) {
-			return found, err
-		}
-		cfg.Log.Warn().Err(err).Msg("waiting for the cluster")
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return topo, context.Cause(ctx)
-		}
-	}
-}
-
-func (cfg WorkerConfig) ensureOnce(ctx context.Context, js jetstream.JetStream, topo queue.Topology) (queue.Topology, error) {
+	ctx, cancel := context.WithTimeout(ctx, ensureTry)
+	defer cancel()
 	drift, err := queue.Ensure(ctx, js, topo)
 	if err != nil {
 		return topo, err

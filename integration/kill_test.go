@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -332,6 +333,28 @@ func TestFrozenServerAtStart(t *testing.T) {
 	defer back.Stop()
 	f.StartWorker(fleet.WorkerConfig{})
 	result(t, f.Client("default", ""), id, fleet.Patience)
+	f.Verify()
+}
+
+// A question of a starting worker is lost, as one is that falls into an election: it asks again, and does not end.
+func TestLostQuestionAtStart(t *testing.T) {
+	t.Parallel()
+	f := fleet.Start(t, fleet.Config{})
+	p, address := f.Proxy()
+	lost := p.TrapAfter("$JS.API.STREAM.INFO." + f.Topology.ReplyStream())
+	var start sync.WaitGroup
+	start.Go(func() { f.StartWorker(fleet.WorkerConfig{URL: address, Binary: true}) })
+	select {
+	case <-lost:
+	case <-time.After(fleet.Patience):
+		t.Error("the worker did not ask for RUNNEL_REPLY")
+	}
+	p.Drop() // and with the connection the answer
+	p.Mend()
+	if start.Wait(); t.Failed() {
+		t.FailNow()
+	}
+	f.Submit(f.Client("default", ""), f.Count("default", f.ID("job")))
 	f.Verify()
 }
 

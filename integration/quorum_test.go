@@ -137,21 +137,3 @@ func TestClusterStepDown(t *testing.T) {
 	figure(t, "longest gap over step-downs", "%v", gaps.longest().Round(time.Millisecond))
 	second(t, f.Verify())
 }
-
-// A worker that starts while the servers have no quorum waits for it, and does not end.
-func TestClusterWithoutQuorumAtStart(t *testing.T) {
-	t.Parallel()
-	f := fleet.Start(t, fleet.Config{Nodes: 3})
-	id := f.ID("job")
-	f.Submit(f.Client("default", ""), f.Count("default", id))
-	back := killNodes(f, withLeader(f, 2)...)
-	there := make(chan struct{})
-	time.AfterFunc(6*time.Second, func() {
-		defer close(there)
-		back()
-	})
-	f.StartWorker(fleet.WorkerConfig{Binary: true})
-	<-there
-	result(t, f.Client("default", ""), id, fleet.Patience)
-	f.Verify()
-}
