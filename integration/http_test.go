@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -200,6 +201,57 @@ func TestHTTPAsyncIsToldOfACancelOnly(t *testing.T) {
 		t.Errorf("result = %+v after %d starts and %d cancels", r, s.started(), s.cancels.Load())
 	}
 	f.Verify()
+}
+
+// A cancel while no worker has it reaches the remote run when a worker comes: once, or once more for each that is
+// killed between the telling and its record.
+func TestCancelOfALostHTTPAsync(t *testing.T) {
+	t.Parallel()
+	tests := map[string]queue.Step{"drained": ""}
+	if rounds(t, 0) > 0 { // a killed worker's job comes to the next after 10 s
+		maps.Copy(tests, map[string]queue.Step{"killed": "", "the next before it tells": queue.StepSpawned, "the next after that": queue.StepEndStored})
+	}
+	for name, at := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := fleet.Start(t, fleet.Config{})
+			c := f.Client("default", "")
+			s := serveRemote(t)
+			first := f.StartWorker(fleet.WorkerConfig{DrainTimeout: time.Millisecond})
+			id := f.ID("async")
+			f.Submit(c, s.invocation(id))
+			f.Await("it polls", fleet.Patience, func(context.Context) (bool, string) { n := s.polls.Load(); return n > 3, fmt.Sprint(n) })
+			if name == "drained" {
+				first.Terminate()
+				first.Ended(fleet.Patience)
+			} else {
+				first.Kill()
+			}
+			report, err := c.Cancel(t.Context(), id)
+			if err != nil || report.Status != contracts.StatusCancelled || report.AlreadyEnded {
+				t.Errorf("Cancel() = %+v, %v", report, err)
+			}
+			if n := s.cancels.Load(); n != 0 {
+				t.Errorf("the remote run was told %d times, and nobody was there", n)
+			}
+			if at != "" {
+				middle := f.StartWorker(fleet.WorkerConfig{At: at})
+				middle.Reached(fleet.Patience)
+				middle.Kill()
+			}
+			began := time.Now()
+			f.StartWorker(fleet.WorkerConfig{})
+			f.Await("nothing is queued", fleet.Patience, func(ctx context.Context) (bool, string) {
+				dump, err := fleet.Dump(ctx, f.Conn, f.Topology)
+				return err == nil && len(dump.Invoke) == 0, fmt.Sprint(len(dump.Invoke), err)
+			})
+			figure(t, "told and out of the queue", "%v", since(began))
+			if n := s.cancels.Load(); n != 1 || s.started() != 1 {
+				t.Errorf("of %d remote runs, %d were told, want 1 of 1", s.started(), n)
+			}
+			f.Verify()
+		})
+	}
 }
 
 // kill -9 of the worker in the middle of http_sse: the next one asks for what comes after the last event that is stored,

@@ -157,7 +157,7 @@ func (p *Producer) cancelStored(ctx context.Context, inv contracts.Invocation, m
 		case err == nil:
 			// Whoever took the invocation since we asked sees the result now, and not at its next beat.
 			_ = p.nc.Publish(p.names.Cancel(p.tenant, inv.ID), nil)
-			if was == contracts.StatusPending {
+			if last.Run == "" { // what began may have left something elsewhere that a worker has to end
 				p.tidy(ctx, inv, message)
 			}
 			return report(was, doc, reply), nil
@@ -239,7 +239,7 @@ func report(was contracts.Status, res contracts.Result, reply contracts.CancelRe
 	return c
 }
 
-// tidy takes a cancelled invocation out of the queue where no worker is there to drop it at its pre-run check, so
+// tidy takes a cancelled invocation that never began out of the queue where no worker is there to drop it at its pre-run check, so
 // that the queue does not keep it. It is a service: who may not delete, or gets no answer, has cancelled all the same.
 func (p *Producer) tidy(ctx context.Context, inv contracts.Invocation, message Stored) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)

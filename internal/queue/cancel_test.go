@@ -86,6 +86,24 @@ func TestCancelLeavesTheQueueToWorkers(t *testing.T) {
 	}
 }
 
+// What began may have left something elsewhere: it stays in the queue for a worker to look at, whether or not one is there.
+func TestCancelLeavesWhatBegan(t *testing.T) {
+	for name, ended := range map[string]bool{"lost": false, "handed back": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, queue.Topology{})
+			s.submit("j")
+			s.start("j", runA)
+			if ended {
+				s.end("j", runA, 0, "")
+			}
+			s.cancel("j")
+			if n := stored(t, s.nc, s.top.InvokeStream()); n != 1 {
+				t.Errorf("%d are queued, want the one", n)
+			}
+		})
+	}
+}
+
 func (s *stage) present(name string, kinds ...contracts.Kind) {
 	s.t.Helper()
 	w := contracts.Presence{Name: name, Pool: "default", Kinds: kinds, Slots: 1, StartedAt: time.Now()}

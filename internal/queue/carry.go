@@ -16,20 +16,37 @@ import (
 //
 // Only what is stored without a gap before the note counts: a chunk may have been stored although one before it was not.
 func (d *Delivery) Carry(ctx context.Context, write func(contracts.Piece) error) (state []byte, err error) {
+	n, err := d.Note(ctx)
+	if err != nil || n.Run == "" {
+		return nil, err
+	}
+	if err := d.carry(ctx, n, write); err != nil {
+		return nil, fmt.Errorf("carry over the output of run %s: %w", n.Run, err)
+	}
+	return n.State, nil
+}
+
+// Note is where the work of a run stood.
+type Note struct {
+	Run    string // "" is none
+	State  []byte
+	Chunks int // that are stored of it without a gap
+
+	size int64 // of the output that State stands for
+}
+
+// Note finds what Carry does, and carries nothing.
+func (d *Delivery) Note(ctx context.Context) (Note, error) {
 	for _, run := range slices.Backward(d.lost) {
 		chunks, noted, err := d.noted(ctx, run)
 		if err != nil {
-			return nil, fmt.Errorf("read run %s: %w", run, err)
+			return Note{}, fmt.Errorf("read run %s: %w", run, err)
 		}
-		if len(noted.State) == 0 {
-			continue
+		if len(noted.State) > 0 {
+			return Note{Run: run, State: noted.State, Chunks: chunks, size: noted.StateBytes}, nil
 		}
-		if err := d.carry(ctx, run, chunks, noted.StateBytes, write); err != nil {
-			return nil, fmt.Errorf("carry over the output of run %s: %w", run, err)
-		}
-		return noted.State, nil
 	}
-	return nil, nil
+	return Note{}, nil
 }
 
 // noted returns how many chunks of a run are stored without a gap, and the last of them that has a note.
@@ -48,10 +65,11 @@ func (d *Delivery) noted(ctx context.Context, run string) (chunks int, noted con
 	}
 }
 
-// carry writes the first size bytes of a run's output.
-func (d *Delivery) carry(ctx context.Context, run string, chunks int, size int64, write func(contracts.Piece) error) error {
-	for n := 1; n <= chunks && size > 0; n++ {
-		c, err := d.chunk(ctx, run, n)
+// carry writes the output that a note stands for.
+func (d *Delivery) carry(ctx context.Context, note Note, write func(contracts.Piece) error) error {
+	size := note.size
+	for n := 1; n <= note.Chunks && size > 0; n++ {
+		c, err := d.chunk(ctx, note.Run, n)
 		if err != nil {
 			return err
 		}

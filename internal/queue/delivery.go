@@ -47,6 +47,8 @@ type Delivery struct {
 	spent    map[string]contracts.End
 	lost     []string // runs of this attempt that were lost or handed back, the newest last
 
+	cancelled bool // over the heads of those runs
+
 	window   chan struct{} // a token for each 64 KiB, or message, of this run that is unconfirmed
 	entrance chan struct{} // held by who waits for tokens
 	emitted  atomic.Bool   // something went through the window
@@ -103,6 +105,10 @@ func (d *Delivery) Began() bool { return d.again && d.seenSeq > 0 }
 
 // Poisoned is the number of runs that began and never ended, where that is too many to try again; else 0.
 func (d *Delivery) Poisoned() int { return d.poisoned }
+
+// Cancelled reports whether the invocation was cancelled when its run was lost or handed back, by an asker whom no worker
+// answered: it is not to be run. What that run left elsewhere (Note) has to be ended, and then Told is the last word.
+func (d *Delivery) Cancelled() bool { return d.cancelled }
 
 // Suspect reports whether so many of its runs began and never ended that it must run with nothing
 // beside it: it may take its worker down, and the others would be blamed.

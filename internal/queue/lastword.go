@@ -44,6 +44,26 @@ func (d *Delivery) Finish(ctx context.Context, r contracts.Result) error {
 	return nil
 }
 
+// Told ends a delivery that is Cancelled. What was done about the run of n, if there is one, is stored as that run's end, for
+// people; where another worker takes the delivery nevertheless, that keeps it from doing the same again.
+func (d *Delivery) Told(ctx context.Context, n Note, killed string) error {
+	if n.Run != "" {
+		data, err := d.encode(contracts.End{
+			Run: n.Run, Attempt: d.attempt, Status: contracts.StatusCancelled, Reason: contracts.ReasonCancelled, Error: "cancelled on request",
+			Killed: killed, Worker: d.t.cfg.Worker, At: d.t.Now().UTC(), Chunks: n.Chunks,
+		}.Fit())
+		if err == nil {
+			_, err = d.persist(ctx, d.t.reply, d.t.names.End(d.addr.Tenant, d.addr.ID, n.Run), data, nil)
+		}
+		if err != nil && !errors.Is(err, ErrOccupied) { // that of a run that was handed back
+			return d.abandon(fmt.Errorf("store end: %w", err))
+		}
+		d.t.cfg.Step(StepEndStored, d.addr.ID, d.run)
+	}
+	d.acked(contracts.Result{Status: contracts.StatusCancelled, Killed: killed})
+	return nil
+}
+
 // acked ends a delivery whose result is stored.
 func (d *Delivery) acked(r contracts.Result) {
 	d.ack()

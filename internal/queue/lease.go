@@ -149,7 +149,7 @@ func (d *Delivery) seen(a ReplyAddress, s Stored) {
 
 // stillOurs is asked before a run begins on a delivery that has lain for long.
 func (d *Delivery) stillOurs(ctx context.Context) bool {
-	p, err := d.t.read(ctx, d.addr.Tenant, d.addr.ID)
+	p, err := d.t.read(ctx, d.addr)
 	return err == nil && !p.result && p.lastSeq <= d.seenSeq
 }
 

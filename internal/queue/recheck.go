@@ -11,7 +11,7 @@ import (
 
 // past is what the reply stream says of the earlier runs of one invocation.
 type past struct {
-	result  bool
+	result  bool                       // starts and ends are read beside one only if an asker cancelled it: see Delivery.Cancelled
 	starts  map[string]contracts.Start // by run
 	ends    map[string]contracts.End
 	order   []string        // the runs that began, in that order
@@ -26,7 +26,7 @@ func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 		var err error
-		p, err = t.read(ask, d.addr.Tenant, d.addr.ID)
+		p, err = t.read(ask, d.addr)
 		cancel()
 		if err == nil {
 			break
@@ -37,20 +37,27 @@ func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
 			return
 		}
 	}
-	if p.result {
-		t.decide(d, true)
-		return
-	}
-	now := t.Now()
+	d.count = max(d.count, 2) // it is not new any more
+	now, over := t.Now(), p.result && len(p.starts) == 0
 	for _, e := range p.ends {
 		if e.Counted {
 			d.attempt++
 		}
-		if wait := e.NotBefore.Sub(now); wait > 0 {
+		over = over || p.result && e.Status == contracts.StatusCancelled // the holder has ended what there was
+		if wait := e.NotBefore.Sub(now); wait > 0 && !p.result {
 			d.nak(wait) // a server that was killed forgets the delay of a nak
 			t.drop(d)
 			return
 		}
+	}
+	for _, run := range p.order {
+		if end, ended := p.ends[run]; p.starts[run].Attempt == d.attempt && !(ended && end.Counted) {
+			d.lost = append(d.lost, run)
+		}
+	}
+	if over || p.result && len(d.lost) == 0 {
+		t.decide(d, true)
+		return
 	}
 	open := 0
 	for run := range p.starts {
@@ -59,7 +66,7 @@ func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
 		}
 	}
 	d.suspect = open >= suspectStarts
-	if open >= poisonStarts {
+	if open >= poisonStarts && !p.result {
 		d.poisoned = open
 	}
 	if p.last.Run != "" && d.poisoned == 0 {
@@ -77,26 +84,24 @@ func (t *Taker) checkWhole(ctx context.Context, d *Delivery) {
 	}
 	d.seenSeq = p.lastSeq
 	d.spent = p.ends
-	for _, run := range p.order {
-		if end, ended := p.ends[run]; p.starts[run].Attempt == d.attempt && !(ended && end.Counted) {
-			d.lost = append(d.lost, run)
-		}
-	}
-	d.again = true
+	d.again, d.cancelled = true, p.result
 	t.decide(d, false)
 }
 
 // read gathers the result, the starts and the ends of an invocation. What it does not find is not there.
-func (t *Taker) read(ctx context.Context, tenant, id string) (past, error) {
+func (t *Taker) read(ctx context.Context, a Address) (past, error) {
 	p := past{starts: map[string]contracts.Start{}, ends: map[string]contracts.End{}}
-	switch _, err := t.reply.Last(ctx, t.names.Result(tenant, id)); {
+	switch s, err := t.reply.Last(ctx, t.names.Result(a.Tenant, a.ID)); {
 	case err == nil:
 		p.result = true
-		return p, nil
+		r, err := contracts.Decode[contracts.Result](s.Data, metaOf(s.Header))
+		if err != nil || !cancelledByAsker(r) || !t.cfg.Elsewhere(a.Kind) {
+			return p, nil
+		}
 	case !errors.Is(err, ErrNotFound):
 		return p, err
 	}
-	for s, err := range t.reply.WalkLeader(ctx, t.names.Starts(tenant, id)) {
+	for s, err := range t.reply.WalkLeader(ctx, t.names.Starts(a.Tenant, a.ID)) {
 		if err != nil {
 			return p, err
 		}
@@ -108,7 +113,7 @@ func (t *Taker) read(ctx context.Context, tenant, id string) (past, error) {
 		p.order = append(p.order, v.Run)
 		p.last, p.lastSeq = v, s.Seq
 	}
-	for s, err := range t.reply.WalkLeader(ctx, t.names.Ends(tenant, id)) {
+	for s, err := range t.reply.WalkLeader(ctx, t.names.Ends(a.Tenant, a.ID)) {
 		if err != nil {
 			return p, err
 		}

@@ -56,6 +56,9 @@ type TakerConfig struct {
 	// OrphansWithin is how soon after a server has come back what it kept by mistake is removed from the queue; 0 is
 	// 30 s. Tests do not wait so long.
 	OrphansWithin time.Duration
+	// Elsewhere reports whether a run of a kind may leave something elsewhere that goes on without its worker: what
+	// was cancelled after such a run was lost goes to the desk, see Delivery.Cancelled. nil is no kind.
+	Elsewhere func(contracts.Kind) bool
 	// Clock is this machine's; nil is time.Now. Tests have it wrong.
 	Clock func() time.Time
 	// Step observes each delivery at the named steps of its life (see the Step constants); nil is nobody.
@@ -149,6 +152,9 @@ func NewTaker(conns Conns, cfg TakerConfig) (*Taker, error) {
 		cfg.Serves = func(contracts.Kind) bool { return true }
 	}
 	topo := cfg.Topology
+	if cfg.Elsewhere == nil {
+		cfg.Elsewhere = func(contracts.Kind) bool { return false }
+	}
 	t := &Taker{
 		cfg:       cfg,
 		names:     topo.Names(),
@@ -409,6 +415,9 @@ func (t *Taker) checkFresh(ctx context.Context, batch []*Delivery) {
 func (t *Taker) decide(d *Delivery, ended bool) {
 	t.cfg.Step(StepChecked, d.addr.ID, d.run)
 	switch {
+	case ended && d.count == 1 && t.cfg.Elsewhere(d.addr.Kind):
+		d.count++ // a server that was killed forgets that it was handed out: all that is stored of it is looked at
+		t.later(d)
 	case ended:
 		d.ack()
 		t.desk.Dismiss()

@@ -108,6 +108,15 @@ type Resumer interface {
 	Resumes(contracts.Invocation) bool
 }
 
+// Canceller is a Resumer whose work goes on elsewhere when its worker is lost.
+type Canceller interface {
+	Resumer
+	// Cancel ends the work of which job.Resume tells: its run was lost or handed back, and then the invocation was cancelled. It
+	// says for people what it ended, as Outcome.Killed. There is no run: no directories, no output, and no more than one try
+	// within the grace of job.Stop or until ctx ends. It may be asked again of work that it has ended.
+	Cancel(ctx context.Context, job Job) (killed string)
+}
+
 // Capable is a Runner that says what really works on this machine.
 type Capable interface {
 	Runner

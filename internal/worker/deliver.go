@@ -21,6 +21,8 @@ const (
 	lastWords = 5 * time.Minute
 	// calmWithin is how long a run that must have nothing beside it waits for the others to end.
 	calmWithin = time.Minute
+	// endElsewhereWithin bounds what is done about a lost run of a cancelled invocation.
+	endElsewhereWithin = 30 * time.Second
 	// defaultGrace is the wait between TERM and KILL where the invocation does not say (E19).
 	defaultGrace = 5 * time.Second
 )
@@ -43,6 +45,16 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 	case errors.Is(err, contracts.ErrNewerMajor):
 		w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("left for a newer worker")
 		return d.Leave
+	case d.Cancelled():
+		select {
+		case w.ending <- struct{}{}:
+		default:
+			return d.Leave // of very many, the rest later: a remote that does not answer must not use up what last words may be out
+		}
+		return say(func(ctx context.Context) error {
+			defer func() { <-w.ending }()
+			return w.endElsewhere(ctx, d, inv)
+		})
 	case err != nil:
 		r.Status, r.Reason, r.Error = contracts.StatusRejected, contracts.ReasonBadInvocation, err.Error()
 		return say(func(ctx context.Context) error { return d.Bury(ctx, r) })
@@ -105,6 +117,32 @@ func lasting(ctx context.Context) (context.Context, func()) {
 		}
 	})
 	return out, func() { stop(); cancel(nil) }
+}
+
+// endElsewhere sees a cancelled delivery through whose run was lost: what that one left elsewhere is ended.
+func (w *Worker) endElsewhere(ctx context.Context, d *queue.Delivery, inv contracts.Invocation) error {
+	ctx, cancel := context.WithTimeout(ctx, lastWords) // its place is wanted
+	defer cancel()
+	next, ok := w.cfg.Registry[inv.Kind].(runner.Canceller)
+	if !ok || !next.Resumes(inv) {
+		return d.Told(ctx, queue.Note{}, "")
+	}
+	once, over := context.WithTimeout(ctx, endElsewhereWithin)
+	defer over()
+	note, err := d.Note(once)
+	switch {
+	case once.Err() != nil:
+		return d.Drop(err)
+	case err != nil:
+		w.cfg.Log.Warn().Err(err).Str("invocation_id", d.ID()).Msg("cancelled, and what its lost run noted cannot be read")
+		return d.Told(ctx, queue.Note{}, "")
+	case note.Run == "":
+		return d.Told(ctx, note, "")
+	}
+	w.cfg.Step(queue.StepSpawned, d.ID(), note.Run)
+	killed := next.Cancel(once, runner.Job{Invocation: inv, Attempt: d.Attempt(), Run: note.Run, Offset: time.Until(w.taker.Now()), Resume: note.State})
+	w.cfg.Log.Info().Str("invocation_id", d.ID()).Str("kind", string(d.Kind())).Str("killed", killed).Msg("cancelled while no worker had it")
+	return d.Told(ctx, note, killed)
 }
 
 // runnersCauses returns a context that ends with ctx, and says of a cancel what runners know it as.

@@ -79,6 +79,7 @@ type Worker struct {
 	once    sync.Once
 	finish  sync.WaitGroup
 	aside   sync.WaitGroup // of finish, those that store files
+	ending  chan struct{}  // a place for each delivery whose lost run is ended elsewhere
 }
 
 // New returns a worker on two connections: control for what must not wait, data for output.
@@ -128,12 +129,14 @@ func New(conns Conns, cfg Config) (*Worker, error) {
 	w.taker, err = queue.NewTaker(conns, queue.TakerConfig{
 		Topology: cfg.Topology, Kinds: w.kinds, Pool: cfg.Pool, Worker: cfg.Name, Host: host,
 		MaxDisconnect: cfg.MaxDisconnect, OrphansWithin: cfg.OrphansWithin, Step: cfg.Step, Clock: cfg.Clock, Serves: cfg.Registry.Serves,
-		Problem: func(err error) { cfg.Log.Warn().Err(err).Msg("queue") },
+		Elsewhere: func(k contracts.Kind) bool { _, ok := cfg.Registry[k].(runner.Canceller); return ok },
+		Problem:   func(err error) { cfg.Log.Warn().Err(err).Msg("queue") },
 	})
 	if err != nil {
 		return nil, err
 	}
 	w.desk = newDesk(w.taker, cfg.Slots)
+	w.ending = make(chan struct{}, cfg.Slots)
 	return w, nil
 }
 

@@ -84,6 +84,23 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 	return outcome, err
 }
 
+// Cancel tells the remote run of a lost run that nobody waits for it any more.
+func (r *Runner) Cancel(ctx context.Context, job runner.Job) string {
+	call, err := r.client.Begin(job)
+	w := &work{Call: call, job: job}
+	if err == nil {
+		err = json.Unmarshal(job.Resume, &w.note)
+	}
+	if err != nil {
+		return line("nothing; the remote run was not told: " + err.Error())
+	}
+	told, text := w.dismiss(ctx)
+	if !told {
+		text = "nothing; " + text
+	}
+	return text
+}
+
 // work is one run.
 type work struct {
 	*web.Call
@@ -325,23 +342,33 @@ func (w *work) stop(ctx context.Context) string {
 		return "the connection"
 	case !errors.Is(cause, runner.ErrCancelled) && !errors.Is(cause, runner.ErrTimeout):
 		return "the connection; the remote run goes on"
-	case w.Poll.CancelURL == "":
-		return "the connection; the remote run was not told (no http.cancel_url_template)"
+	}
+	told, text := w.dismiss(context.WithoutCancel(ctx))
+	if !told {
+		text = "the connection; " + text
+	}
+	return text
+}
+
+// dismiss calls the URL that ends the remote run, once and within the grace.
+func (w *work) dismiss(ctx context.Context) (told bool, text string) {
+	if w.Poll.CancelURL == "" {
+		return false, "the remote run was not told (no http.cancel_url_template)"
 	}
 	at, err := web.FillTemplate(w.Poll.CancelURL, w.note.RunID)
 	if err != nil {
-		return w.Clean("the connection; the remote run was not told: " + err.Error())
+		return false, w.Clean("the remote run was not told: " + err.Error())
 	}
 	grace := defaultGrace
 	if s := w.job.Stop; s != nil && s.GraceSeconds != nil {
 		grace = max(time.Second, time.Duration(*s.GraceSeconds*float64(time.Second)))
 	}
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), grace, errors.New("no answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, grace, errors.New("no answer in time"))
 	defer cancel()
 	response, err := w.Do(ctx, web.Request{Method: w.Poll.CancelMethod, URL: at, Bare: true})
 	if err != nil {
-		return line(w.Clean("the connection; the remote run could not be told: " + err.Error()))
+		return false, line(w.Clean("the remote run could not be told: " + err.Error()))
 	}
 	web.Discard(response)
-	return fmt.Sprintf("the remote run (told, HTTP %d)", response.StatusCode)
+	return true, fmt.Sprintf("the remote run (told, HTTP %d)", response.StatusCode)
 }

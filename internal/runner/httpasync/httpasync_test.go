@@ -320,6 +320,47 @@ func TestStop(t *testing.T) {
 }
 
 // The deadline is over all of it, also over what a lost run took (E43).
+func TestCancelOfALostRun(t *testing.T) {
+	const note = `{"run_id":"17","requests":3}`
+	for name, test := range map[string]struct {
+		note    string
+		set     []string
+		cancels int
+		killed  string
+	}{
+		"told":      {note, nil, 1, "the remote run (told, HTTP 200)"},
+		"no URL":    {note, []string{"http.cancel_url_template", ""}, 0, "nothing; the remote run was not told (no http.cancel_url_template)"},
+		"nobody":    {note, []string{"http.cancel_url_template", "http://127.0.0.1:1/{run_id}"}, 0, "nothing; the remote run could not be told: http error: "},
+		"no note":   {"{", nil, 0, "nothing; the remote run was not told: unexpected end of JSON input"},
+		"no secret": {note, []string{"http.bearer", "secret:x"}, 0, "nothing; the remote run was not told: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, nil, nil)
+			job := s.job(t, test.set...)
+			if name == "no URL" {
+				job = without(job, "http.cancel_url_template")
+			}
+			job.Resume = []byte(test.note)
+			killed := open(t, web.Config{Allow: []string{"127.0.0.0/8"}}).Cancel(t.Context(), job)
+			if !strings.HasPrefix(killed, test.killed) || strings.Contains(killed, "\n") {
+				t.Errorf("Cancel() = %q, want %q", killed, test.killed)
+			}
+			if n := s.count("POST /cancel/17"); n != test.cancels || s.count("") != n {
+				t.Errorf("it was told %d times, want %d: %v", n, test.cancels, s.all())
+			}
+		})
+	}
+	// One that does not answer is given the grace.
+	s := serve(t, nil, nil)
+	mute := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer mute.Close()
+	job := s.job(t, "http.cancel_url_template", mute.URL+"/{run_id}")
+	job.Resume, job.Stop = []byte(note), &contracts.Stop{GraceSeconds: new(0.1)}
+	if killed := open(t, web.Config{}).Cancel(t.Context(), job); !strings.Contains(killed, "could not be told") {
+		t.Errorf("Cancel() of one that does not answer = %q", killed)
+	}
+}
+
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	s := serve(t, []answer{accepted}, []answer{running})
