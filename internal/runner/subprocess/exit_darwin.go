@@ -6,9 +6,6 @@ import (
 	"unsafe"
 )
 
-// fionread is FIONREAD, which package unix lacks here.
-const fionread = 0x4004667f
-
 // waitExit waits for the end of a child and leaves it as a zombie.
 func waitExit(pid int) error {
 	const (

@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const fionread = unix.TIOCINQ
-
 // waitExit waits for the end of a child and leaves it as a zombie.
 func waitExit(pid int) error {
 	for {

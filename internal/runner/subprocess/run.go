@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/runnel-project/runnel/internal/contracts"
 	"github.com/runnel-project/runnel/internal/runner"
+	"github.com/runnel-project/runnel/internal/runner/pipe"
 )
 
 // Run starts the command and returns when nothing of it is left. See runner.Runner.
@@ -67,8 +67,8 @@ type process struct {
 	steps    []runner.StopStep
 	stopping *runner.Stopping // it has exited when the leader has
 	leader   *os.Process
-	output   []*os.File     // our ends of the output pipes
-	pumps    sync.WaitGroup // what copies the output
+	ends     []*os.File // ours, of the output pipes
+	output   pipe.Output
 
 	// Written by what stops the run, read once it has exited.
 	sent   []string // the signals that were sent
@@ -93,8 +93,7 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 
 	p.stopping.Watch(ctx)
 	for i, stream := range []contracts.Stream{contracts.Stdout, contracts.Stderr} {
-		from, to := p.output[i], out.Stream(stream, contracts.PhaseMain)
-		p.pumps.Go(func() { p.pump(from, to) })
+		p.output.Pump(p.ends[i], out.Stream(stream, contracts.PhaseMain), p.stopping)
 	}
 	fed := p.feed(feed, job.Stdin)
 
@@ -106,7 +105,7 @@ func (r *Runner) run(ctx context.Context, job runner.Job, out runner.Sink, path,
 	state, waitErr := p.leader.Wait()
 	releaseErr = errors.Join(releaseErr, hold.release())
 	fed(r.cfg.WaitDelay)
-	p.drain(r.cfg.WaitDelay)
+	p.output.Drain(r.cfg.WaitDelay)
 
 	outcome := tidied(p.outcome(state, left), releaseErr)
 	return outcome, errors.Join(p.stopping.Why(ctx), exitErr, p.endErr, killErr, waitErr)
@@ -149,7 +148,7 @@ func (p *process) start(job runner.Job, path, dir string, env variables, null *o
 			return nil, nil, err
 		}
 		files[i] = w
-		p.output = append(p.output, r)
+		p.ends = append(p.ends, r)
 		theirs, ours = append(theirs, w), append(ours, r)
 	}
 
@@ -164,7 +163,7 @@ func (p *process) start(job runner.Job, path, dir string, env variables, null *o
 		missed, err = diagnose(err, path, dir)
 		return nil, missed, err
 	}
-	if err := p.hold.started(p.leader.Pid, p.output); err != nil {
+	if err := p.hold.started(p.leader.Pid, p.ends); err != nil {
 		return nil, nil, errors.Join(err, p.abandon(ours))
 	}
 	return feed, nil, nil

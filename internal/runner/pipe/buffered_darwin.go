@@ -1,0 +1,4 @@
+package pipe
+
+// fionread is FIONREAD, which package unix lacks here.
+const fionread = 0x4004667f

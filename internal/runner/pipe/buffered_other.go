@@ -1,0 +1,7 @@
+//go:build !linux && !darwin
+
+package pipe
+
+import "os"
+
+func buffered(*os.File) int { return 0 }
