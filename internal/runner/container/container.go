@@ -68,6 +68,8 @@ type Config struct {
 	WarmAge  time.Duration
 	// DockerConfig is the directory with the registries' credentials; "" is DOCKER_CONFIG, else ~/.docker.
 	DockerConfig string
+
+	relayed bool // in tests: no output is read straight from its pipe
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -133,8 +135,10 @@ type Runner struct {
 	mu     sync.Mutex
 	engine *engine // nil while none answers
 	why    error   // why none answers
-	ours   map[string]bool
-	closed bool
+	// relayed is why the output of warm containers and sandboxes comes through the engine; nil: it is read straight from its pipes.
+	relayed error
+	ours    map[string]bool
+	closed  bool
 }
 
 // New returns a Runner that uses the engine when there is one: an engine that does not answer is no error, see

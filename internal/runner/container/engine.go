@@ -64,9 +64,10 @@ func (r *Runner) look(ctx context.Context) {
 		return
 	}
 	found, err := r.meet(ctx)
+	relayed := r.beyond(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine, r.why = found, err
+	r.engine, r.why, r.relayed = found, err, relayed
 }
 
 // meet asks an engine who it is, once it answers.
@@ -189,6 +190,7 @@ func (r *Runner) Capabilities() map[string]string {
 	} else if r.cfg.Slots > 0 {
 		found["container.sandboxes"] = fmt.Sprintf("%d open of %d", r.boxes.Load(), r.cfg.Slots)
 	}
+	found["container.output"] = r.outputCapability()
 	var security []string
 	for _, s := range i.SecurityOptions {
 		name, _, _ := strings.Cut(strings.TrimPrefix(s, "name="), ",")

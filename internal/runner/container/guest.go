@@ -75,7 +75,11 @@ func (r *Runner) invite(ctx context.Context, s *spec, img image.InspectResponse,
 		return nil, err
 	}
 	g.volume = r.near(ctx, g.id, e)
-	return g, g.session.Wipe(call, owner)
+	if err := g.session.Wipe(call, owner); err != nil {
+		return nil, err
+	}
+	r.direct(call, g.session, g.id)
+	return g, nil
 }
 
 // hosting has a container made with an agent in place of the command, which is root to be the work's user and nobody else. What the

@@ -91,6 +91,7 @@ func (r *Runner) session(ctx context.Context, job runner.Job, s *spec, id string
 	session, err := r.enter(call, id, program)
 	if err == nil {
 		if err = furnished(call, session, job, s); err == nil {
+			r.direct(call, session, id)
 			return session, nil, nil
 		}
 		session.Close()
@@ -288,7 +289,7 @@ func (b *box) Exec(ctx context.Context, w contracts.SandboxWork) contracts.Sandb
 }
 
 // hushAfter is how long the output of a command that was stopped, and must have ended, may take to be taken. The agent is given
-// four times as long to say that it ended, and that stands behind the output.
+// four times as long to say that it ended, and that may stand behind the output.
 const hushAfter = 2 * time.Second
 
 // hush fails the output of a command some time after ctx has ended, unless it has ended by then.

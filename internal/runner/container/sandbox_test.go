@@ -65,8 +65,25 @@ type box struct {
 // openBox opens a sandbox, and closes it when the test ends.
 func openBox(t testing.TB, change ...func(*runner.Job)) *box {
 	t.Helper()
+	return formed(t, forms["direct"], change...)
+}
+
+// formed opens one whose output comes in that way.
+func formed(t testing.TB, form func(container.Config) container.Config, change ...func(*runner.Job)) *box {
+	t.Helper()
 	d := newDesk()
-	return boxOf(t, t.Context(), open(t, container.Config{Sandboxes: d}), d, change...)
+	return boxOf(t, t.Context(), open(t, form(container.Config{Sandboxes: d})), d, change...)
+}
+
+// eachForm runs a test on sandboxes whose output comes in each way.
+func eachForm(t *testing.T, test func(*testing.T, *box)) {
+	t.Parallel()
+	for name, form := range forms {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, formed(t, form))
+		})
+	}
 }
 
 func boxOf(t testing.TB, ctx context.Context, r runner.Runner, d desk, change ...func(*runner.Job)) *box {
@@ -173,9 +190,9 @@ func TestSandboxKeepsFiles(t *testing.T) {
 	}
 }
 
-func TestSandboxCommands(t *testing.T) {
-	t.Parallel()
-	b := openBox(t)
+func TestSandboxCommands(t *testing.T) { eachForm(t, commands) }
+
+func commands(t *testing.T, b *box) {
 	random := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{1}).Read(random)
 	if o, out := b.exec(call("echo"), random...); o.Status != contracts.StatusSucceeded || out != string(random) {
@@ -246,9 +263,9 @@ func TestSandboxThatDoesNotOpen(t *testing.T) {
 }
 
 // A caller that does not read must not take the sandbox down with its command.
-func TestSandboxOutlivesADeafCaller(t *testing.T) {
-	t.Parallel()
-	b := openBox(t)
+func TestSandboxOutlivesADeafCaller(t *testing.T) { eachForm(t, deafCaller) }
+
+func deafCaller(t *testing.T, b *box) {
 	from, to := io.Pipe()
 	c := call("writes", "10000000")
 	c.TimeoutSeconds, c.Stop = 0.5, &contracts.Stop{GraceSeconds: new(0.2)}

@@ -28,7 +28,8 @@ func TestWarmIsolation(t *testing.T) {
 	}
 	// In this order: what comes later would keep what comes before from being done.
 	kinds := []string{"files", "links", "ipc", "mqueue", "frames", "deep", "process", "signals", "locked", "holder", "daemon", "closed"}
-	r := warmed(t, 4, container.Config{WarmJobs: 40})
+	// Of each tenant's jobs every other one has its output relayed.
+	runners := []*container.Runner{warmed(t, 2, container.Config{WarmJobs: 40}), warmed(t, 2, container.Relayed(container.Config{WarmJobs: 40}))}
 	var mu sync.Mutex
 	counts, boxes := map[string]int{}, map[string]map[string]int{}
 	var bad []string
@@ -47,7 +48,7 @@ func TestWarmIsolation(t *testing.T) {
 		write(t, filepath.Join(job.Dir, "given"), token, 0o600)
 		job.Stdin = io.MultiReader(strings.NewReader(token))
 		sink := &runnertest.Sink{}
-		o, err := r.Run(t.Context(), job, sink)
+		o, err := runners[i/2%2].Run(t.Context(), job, sink)
 		out := sink.Stdout() + sink.Stderr()
 		wrong := func(format string, a ...any) {
 			mu.Lock()

@@ -89,13 +89,28 @@ func within(t testing.TB, root, word string) bool {
 	return false
 }
 
+// forms are the ways that output may come. Where it cannot be read straight from its pipes there is one.
+var forms = map[string]func(container.Config) container.Config{
+	"direct":  func(cfg container.Config) container.Config { return cfg },
+	"relayed": container.Relayed,
+}
+
 func TestWarmRunner(t *testing.T) {
 	t.Parallel()
+	for name, form := range forms {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			warmRunner(t, form)
+		})
+	}
+}
+
+func warmRunner(t *testing.T, form func(container.Config) container.Config) {
 	root := t.TempDir()
-	r := warmed(t, 2, container.Config{WorkRoot: root})
+	r := warmed(t, 2, form(container.Config{WorkRoot: root}))
 	runnertest.Run(t, func(t *testing.T) runner.Runner {
 		if strings.HasSuffix(t.Name(), "CloseTwice") {
-			return warmed(t, 1, container.Config{})
+			return warmed(t, 1, form(container.Config{}))
 		}
 		idle(t, r, 1)
 		return r
@@ -136,6 +151,7 @@ func TestWarmRunner(t *testing.T) {
 func TestWarmIsAsFresh(t *testing.T) {
 	t.Parallel()
 	r := warmed(t, 2, container.Config{})
+	relayed := warmed(t, 2, container.Relayed(container.Config{}))
 	tests := map[string]func(*runner.Job){
 		"exit 0":         func(j *runner.Job) {},
 		"exit 7":         func(j *runner.Job) { j.Command = []string{"/job", "exit", "7"} },
@@ -167,39 +183,42 @@ func TestWarmIsAsFresh(t *testing.T) {
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {
-			fresh, same := command(t, "exit", "0"), warm(t, "exit", "0")
-			same.Tenant, same.ID = fresh.Tenant, fresh.ID
+			fresh := command(t, "exit", "0")
 			change(&fresh)
-			change(&same)
-			same.Container.Warm = true
 			want, wantSink := run(t, r, fresh)
 			for try := 1; try < 10 && strings.Contains(name, "memory") && want.Metadata["container.oom_killed"] == ""; try++ {
 				want, wantSink = run(t, r, fresh)
 			}
-			idle(t, r, 1)
-			got, gotSink := hit(t, r, same)
-			delete(got.Metadata, "container.warm")
-			for _, o := range []*contracts.Outcome{&got, &want} {
-				if slices.Sort(o.Warnings); len(o.Warnings) == 0 {
-					o.Warnings = nil
+			for form, r := range map[string]*container.Runner{"direct": r, "relayed": relayed} {
+				same := warm(t, "exit", "0")
+				same.Tenant, same.ID = fresh.Tenant, fresh.ID
+				change(&same)
+				same.Container.Warm = true
+				idle(t, r, 1)
+				got, gotSink := hit(t, r, same)
+				delete(got.Metadata, "container.warm")
+				for _, o := range []*contracts.Outcome{&got, &want} {
+					if slices.Sort(o.Warnings); len(o.Warnings) == 0 {
+						o.Warnings = nil
+					}
+					if len(o.Metadata) == 0 {
+						o.Metadata = nil
+					}
 				}
-				if len(o.Metadata) == 0 {
-					o.Metadata = nil
+				host := regexp.MustCompile("HOSTNAME=.*\n")
+				gotOut, wantOut := host.ReplaceAllString(gotSink.Stdout(), ""), host.ReplaceAllString(wantSink.Stdout(), "")
+				if name == "a child of it" && want.Metadata == nil {
+					want.Metadata = got.Metadata // a busy engine loses the kernel's word at times
 				}
-			}
-			host := regexp.MustCompile("HOSTNAME=.*\n")
-			gotOut, wantOut := host.ReplaceAllString(gotSink.Stdout(), ""), host.ReplaceAllString(wantSink.Stdout(), "")
-			if name == "a child of it" && want.Metadata == nil {
-				want.Metadata = got.Metadata // a busy engine loses the kernel's word at times
-			}
-			if !reflect.DeepEqual(got, want) || gotOut != wantOut {
-				t.Errorf("warm: %+v\n%s\nfresh: %+v\n%s", got, gotOut, want, wantOut)
-			}
-			if got, want := tree(t, same.Artifacts), tree(t, fresh.Artifacts); !reflect.DeepEqual(got, want) {
-				t.Errorf("warm leaves %v, fresh %v", got, want)
-			}
-			if got, want := tree(t, same.Dir), tree(t, fresh.Dir); !reflect.DeepEqual(got, want) {
-				t.Errorf("warm leaves in the workspace %v, fresh %v", got, want)
+				if !reflect.DeepEqual(got, want) || gotOut != wantOut {
+					t.Errorf("warm, %s: %+v\n%s\nfresh: %+v\n%s", form, got, gotOut, want, wantOut)
+				}
+				if got, want := tree(t, same.Artifacts), tree(t, fresh.Artifacts); !reflect.DeepEqual(got, want) {
+					t.Errorf("warm, %s, leaves %v, fresh %v", form, got, want)
+				}
+				if got, want := tree(t, same.Dir), tree(t, fresh.Dir); !reflect.DeepEqual(got, want) {
+					t.Errorf("warm, %s, leaves in the workspace %v, fresh %v", form, got, want)
+				}
 			}
 		})
 	}
@@ -363,5 +382,18 @@ func TestWarmDiskIsBounded(t *testing.T) {
 	idle(t, r, 1)
 	if _, sink := hit(t, r, warm(t, "traces")); strings.Contains(sink.Stdout(), "trace ") {
 		t.Errorf("the next finds\n%s", sink.Stdout())
+	}
+}
+
+// Where the engine's processes may be looked into, output does not come through the engine; where they may not, it says so.
+func TestOutputIsDirect(t *testing.T) {
+	t.Parallel()
+	r := warmed(t, 1, container.Config{})
+	switch said := r.Capabilities()["container.output"]; {
+	case said == "direct":
+	case strings.HasPrefix(said, "through the engine: "):
+		t.Skip(said)
+	default:
+		t.Errorf("it says %q", said)
 	}
 }

@@ -5,11 +5,23 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/runnel-project/runnel/internal/runner/container/agent"
 )
 
 // BenchmarkRun runs the least that there is, one after another in one container.
 func BenchmarkRun(b *testing.B) {
-	s, _ := open(b)
+	b.Run("direct", func(b *testing.B) {
+		s, _ := open(b)
+		benchRun(b, s)
+	})
+	b.Run("relayed", func(b *testing.B) {
+		s, _ := relayed(b)
+		benchRun(b, s)
+	})
+}
+
+func benchRun(b *testing.B, s *agent.Session) {
 	c := command("exit", "0")
 	var took []time.Duration
 	for b.Loop() {
@@ -36,7 +48,17 @@ func BenchmarkWipe(b *testing.B) {
 
 // BenchmarkOutput writes 8 MiB, half of it to each stream.
 func BenchmarkOutput(b *testing.B) {
-	s, _ := open(b)
+	b.Run("direct", func(b *testing.B) {
+		s, _ := open(b)
+		benchOutput(b, s)
+	})
+	b.Run("relayed", func(b *testing.B) {
+		s, _ := relayed(b)
+		benchOutput(b, s)
+	})
+}
+
+func benchOutput(b *testing.B, s *agent.Session) {
 	c := command("writes", "4194304")
 	b.SetBytes(8 << 20)
 	for b.Loop() {

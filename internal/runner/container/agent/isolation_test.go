@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 
@@ -61,8 +60,7 @@ func TestAttacks(t *testing.T) {
 			t.Errorf("Run() = %+v after that", e)
 		}
 	}
-	var said bytes.Buffer
-	if _, err := s.Run(t.Context(), command("say", "a", "b"), &said, &said); err != nil || said.Len() != 4 {
-		t.Errorf("Run() = %v with %q", err, said.String())
+	if _, out, err := run(t, s, command("say", "a", "b")); out != "a\n" || err != "b\n" {
+		t.Errorf("it says %q and %q after that", out, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/runnel-project/runnel/internal/runner"
 	"github.com/runnel-project/runnel/internal/runner/container/agent/frame"
+	"github.com/runnel-project/runnel/internal/runner/pipe"
 )
 
 // Command is what is run.
@@ -41,7 +42,8 @@ type running struct {
 	stdout, stderr io.Writer
 	steps          []runner.StopStep
 	stopping       *runner.Stopping
-	sent           []string // read once it has exited
+	direct         pipe.Output // what is read from the pipes themselves
+	sent           []string    // read once it has exited
 
 	mu     sync.Mutex
 	news   sync.Cond
@@ -49,8 +51,8 @@ type running struct {
 	ended  bool
 }
 
-// Run runs a command to its end, and ends what it left running; its files stay. Output is written as it comes, from one goroutine,
-// and a writer that is slow holds the command back through its pipe.
+// Run runs a command to its end, and ends what it left running; its files stay. Output is written as it comes, to both writers
+// at once, and one that is slow holds the command back through its pipe.
 //
 // When ctx ends, a write of output fails, or Stdin cannot be read, the command is stopped by c.Stop (ErrAtOnce: it is killed), and the
 // cause or the error is returned with how it ended. After ErrOver nobody can tell how it did, and the session is over.
@@ -62,9 +64,17 @@ func (s *Session) Run(ctx context.Context, c Command, stdout, stderr io.Writer) 
 	p.news.L = &p.mu
 	p.stopping = runner.NewStopping(p.stop)
 	r := &request{run: p}
-	body := frame.Command{Args: c.Args, Env: c.Env, Dir: c.Dir, UID: c.UID, GID: c.GID, Stdin: c.Stdin != nil}.Append(nil)
+	pipes := s.pipes()
+	body := frame.Command{Args: c.Args, Env: c.Env, Dir: c.Dir, UID: c.UID, GID: c.GID, Stdin: c.Stdin != nil, Direct: pipes != nil}.Append(nil)
 	if err := s.ask(r, frame.Run, body); err != nil {
+		for _, from := range pipes {
+			from.Close()
+		}
 		return Exit{}, err
+	}
+	if pipes != nil {
+		p.direct.Pump(pipes[0], stdout, p.stopping)
+		p.direct.Pump(pipes[1], stderr, p.stopping)
 	}
 	var fed chan struct{}
 	if c.Stdin != nil {
@@ -99,6 +109,8 @@ func (s *Session) Run(ctx context.Context, c Command, stdout, stderr io.Writer) 
 		case <-hung.C:
 		}
 	}
+	// All that wrote is dead, or nobody can tell; only what the command gave a pipe to outside of the container holds it open.
+	p.direct.Drain(drainWithin)
 	exit := Exit{End: r.end, Sent: p.sent}
 	if lost {
 		exit.End = frame.End{}
@@ -106,6 +118,9 @@ func (s *Session) Run(ctx context.Context, c Command, stdout, stderr io.Writer) 
 	}
 	return exit, p.stopping.Why(ctx)
 }
+
+// drainWithin bounds the wait for the end of the output after the end of the command.
+const drainWithin = 2 * time.Second
 
 // output passes output on. After a failed write it is for nobody, so that the command is not held up while it is being stopped.
 func (p *running) output(to io.Writer, data []byte) {

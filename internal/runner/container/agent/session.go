@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -49,9 +50,11 @@ type Session struct {
 	over    chan struct{}
 	hello   chan struct{}
 
-	mu  sync.Mutex
-	now *request // under way
-	err error    // why it is over
+	mu    sync.Mutex
+	now   *request     // under way
+	err   error        // why it is over
+	near  *near        // nil where output comes in frames
+	ready *frame.Pipes // those of the next command
 }
 
 // request is what the agent was asked for.
@@ -105,6 +108,10 @@ func (s *Session) fail(err error) {
 		return
 	}
 	s.err = fmt.Errorf("%w: %w", ErrOver, err)
+	if s.near != nil {
+		s.near.close()
+		s.near = nil
+	}
 	close(s.over)
 	s.conn.Close()
 }
@@ -155,6 +162,13 @@ func (s *Session) heard(t frame.Type, body []byte) (err error) {
 		}
 	case t == frame.Data && now.data != nil:
 		now.data(body)
+	case t == frame.Ready:
+		var p frame.Pipes
+		if p, err = frame.ParsePipes(body); err == nil {
+			s.mu.Lock()
+			s.ready = &p
+			s.mu.Unlock()
+		}
 	case t == frame.Exit && now.run != nil:
 		if now.end, err = frame.ParseEnd(body); err == nil {
 			s.answered(now)
@@ -166,6 +180,22 @@ func (s *Session) heard(t frame.Type, body []byte) (err error) {
 		err = frame.ErrMalformed
 	}
 	return err
+}
+
+// pipes opens those of the command that is to be asked for, where that can be done. No two are asked for at a time.
+func (s *Session) pipes() []*os.File {
+	s.mu.Lock()
+	near, ready := s.near, s.ready
+	s.ready = nil
+	s.mu.Unlock()
+	if near == nil || ready == nil {
+		return nil
+	}
+	out, err := near.take(*ready)
+	if err != nil {
+		return nil
+	}
+	return out[:]
 }
 
 func (s *Session) answered(r *request) {

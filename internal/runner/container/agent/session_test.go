@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,8 +41,34 @@ func TestMain(m *testing.M) {
 
 var owner = agent.Owner{UID: 1000, GID: 1000}
 
-// open returns a session with the agent of a container of its own.
+// open returns a session with the agent of a container of its own, whose output is read straight from its pipes if that can be.
 func open(t testing.TB, change ...func(*container.HostConfig)) (*agent.Session, string) {
+	t.Helper()
+	s, id := relayed(t, change...)
+	info, err := enginetest.Client(t).ContainerInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Near(info.State.Pid, info.ID); err != nil {
+		t.Logf("output comes in frames: %v", err)
+	}
+	return s, id
+}
+
+// eachForm runs a test on output that is read straight from its pipes, and on what comes in frames.
+func eachForm(t *testing.T, test func(t *testing.T, s *agent.Session)) {
+	t.Parallel()
+	for name, open := range map[string]func(testing.TB, ...func(*container.HostConfig)) (*agent.Session, string){"direct": open, "relayed": relayed} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := open(t)
+			test(t, s)
+		})
+	}
+}
+
+// relayed returns a session whose output comes in frames.
+func relayed(t testing.TB, change ...func(*container.HostConfig)) (*agent.Session, string) {
 	t.Helper()
 	api := enginetest.Client(t)
 	image := enginetest.Image(t)
@@ -119,9 +147,9 @@ func run(t testing.TB, s *agent.Session, c agent.Command) (e agent.Exit, stdout,
 	return e, out.String(), err.String()
 }
 
-func TestExits(t *testing.T) {
-	t.Parallel()
-	s, _ := open(t)
+func TestExits(t *testing.T) { eachForm(t, exits) }
+
+func exits(t *testing.T, s *agent.Session) {
 	for name, test := range map[string]struct {
 		args []string
 		want frame.End
@@ -145,9 +173,9 @@ func TestExits(t *testing.T) {
 	}
 }
 
-func TestStreams(t *testing.T) {
-	t.Parallel()
-	s, _ := open(t)
+func TestStreams(t *testing.T) { eachForm(t, streams) }
+
+func streams(t *testing.T, s *agent.Session) {
 	for _, n := range []int{0, 1, 65537, 3 << 20} {
 		want := string(runnertest.Pattern(n))
 		if _, out, err := run(t, s, command("writes", strconv.Itoa(n))); out != want || err != want {
@@ -166,9 +194,9 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-func TestStops(t *testing.T) {
-	t.Parallel()
-	s, _ := open(t)
+func TestStops(t *testing.T) { eachForm(t, stops) }
+
+func stops(t *testing.T, s *agent.Session) {
 	enough, now := errors.New("enough"), fmt.Errorf("too much: %w", agent.ErrAtOnce)
 	for name, test := range map[string]struct {
 		how   string
@@ -252,5 +280,57 @@ func TestAgentEndsWithItsWorker(t *testing.T) {
 	case <-exits:
 	case err := <-fails:
 		t.Errorf("the container runs on: %v", err)
+	}
+}
+
+// What a command gave its output to outside of the container does not hold up its end, and costs none of it.
+func TestOutsiderHoldsTheOutput(t *testing.T) {
+	t.Parallel()
+	s, id := relayed(t)
+	info, err := enginetest.Client(t).ContainerInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Near(info.State.Pid, info.ID); err != nil {
+		t.Skipf("output comes in frames: %v", err)
+	}
+	input, feed := io.Pipe()
+	c := command("echo")
+	c.Stdin = input
+	var got bytes.Buffer
+	var outsider *os.File
+	want := string(runnertest.Pattern(50_000))
+	go func() { _, _ = feed.Write([]byte("x")) }()
+	e, err := s.Run(t.Context(), c, writer(func(p []byte) error {
+		if got.Write(p); outsider != nil {
+			return nil
+		}
+		var pids string
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", info.State.Pid))
+		for _, name := range threads {
+			children, _ := os.ReadFile(name)
+			pids += string(children)
+		}
+		if err == nil {
+			outsider, err = os.OpenFile(fmt.Sprintf("/proc/%s/fd/1", strings.TrimSpace(pids)), os.O_WRONLY, 0)
+		}
+		go func() {
+			_, _ = io.WriteString(feed, want)
+			feed.Close()
+		}()
+		return err
+	}), io.Discard)
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skip(err) // an outsider must be able to do what few may
+	}
+	if err != nil || e.End != (frame.End{}) || got.String() != "x"+want {
+		t.Errorf("Run() = %+v, %v, with %d bytes of %d", e, err, got.Len(), 1+len(want))
+	}
+	if outsider == nil {
+		t.Fatal("nobody held the output: the test has seen nothing")
+	}
+	outsider.Close()
+	if e, out, _ := run(t, s, command("say", "a", "b")); e.End != (frame.End{}) || out != "a\n" {
+		t.Errorf("Run() = %+v with %q after that", e, out)
 	}
 }

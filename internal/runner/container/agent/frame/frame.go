@@ -2,7 +2,8 @@
 //
 // A frame is a type, the length of its body in three bytes, most significant first, and the body. The worker asks for
 // one thing at a time (Run, Put, Fetch, Wipe) and gets one answer to each. Output holds back whoever makes it by the
-// pipe being full; input is sent on credit, so that a signal is never behind it.
+// pipe being full; input is sent on credit, so that a signal is never behind it. A worker that can open the pipes of
+// Ready itself reads the output there (Command.Direct), and none of it comes in frames.
 //
 // The agent is root among the processes of strangers, and what it sends is believed by nobody: every decoder takes
 // what its encoder writes and nothing else.
@@ -14,7 +15,7 @@ import (
 )
 
 // Version is the first byte of Hello. Both sides must have the same: an agent is copied in by its worker.
-const Version = 1
+const Version = 2
 
 // Type says what a frame is.
 type Type byte
@@ -42,6 +43,8 @@ const (
 	Done   // what went wrong, "" if nothing did
 
 	Data // bytes of a tar, either way
+
+	Ready // from the agent, before an answer: the Pipes of the next command's output
 )
 
 const (
@@ -74,7 +77,7 @@ var (
 // bounds are the longest bodies.
 var bounds = [...]int{
 	Hello: 1, Run: Max, Put: 0, Fetch: 64, Wipe: 8, Stdin: Piece, StdinEnd: 0, Signal: 1,
-	Stdout: Piece, Stderr: Piece, Credit: 4, Exit: MaxText + 32, Done: MaxText, Data: Piece,
+	Stdout: Piece, Stderr: Piece, Credit: 4, Exit: MaxText + 32, Done: MaxText, Data: Piece, Ready: 24,
 }
 
 // PutHeader writes the header of a frame in front of a body of n bytes, which the caller keeps within the bounds.

@@ -46,11 +46,14 @@ func TestFramesAreBounded(t *testing.T) {
 var commands = []frame.Command{
 	{Args: []string{"true"}, Dir: "/"},
 	{Args: []string{"sh", "-c", "", strings.Repeat("x", 300)}, Env: []string{"A=b", ""}, Dir: "/runnel/workspace", UID: 1000, GID: 1<<31 - 1, Stdin: true},
+	{Args: []string{"true"}, Dir: "/", Direct: true},
 }
 
 var ends = []frame.End{
 	{}, {Code: 255, OOM: true}, {How: frame.Signalled, Code: 9, Artifacts: true, Workspace: true}, {How: frame.NotFound, Text: "nowhere: gone"},
 }
+
+var pipes = frame.Pipes{Stdout: frame.Pipe{FD: 5, Ino: 1<<64 - 1}, Stderr: frame.Pipe{FD: 1<<31 - 1, Ino: 7}}
 
 // FuzzAgent feeds the agent's decoders: what they take is what their encoders write.
 func FuzzAgent(f *testing.F) {
@@ -83,12 +86,16 @@ func FuzzWorker(f *testing.F) {
 		f.Add(e.Append(nil))
 	}
 	f.Add(frame.AppendCredit(nil, frame.Window))
+	f.Add(pipes.Append(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if e, err := frame.ParseEnd(data); err == nil {
 			same(t, data, e.Append(nil))
 		}
 		if n, err := frame.ParseCredit(data); err == nil {
 			same(t, data, frame.AppendCredit(nil, n))
+		}
+		if p, err := frame.ParsePipes(data); err == nil {
+			same(t, data, p.Append(nil))
 		}
 		for from, buf := io.Reader(bytes.NewReader(data)), []byte(nil); ; {
 			_, body, next, err := frame.Read(from, buf)
@@ -120,6 +127,9 @@ func TestRoundTrips(t *testing.T) {
 		if got, err := frame.ParseEnd(e.Append(nil)); err != nil || got != e {
 			t.Errorf("ParseEnd() = %+v, %v, want %+v", got, err, e)
 		}
+	}
+	if got, err := frame.ParsePipes(pipes.Append(nil)); err != nil || got != pipes {
+		t.Errorf("ParsePipes() = %+v, %v, want %+v", got, err, pipes)
 	}
 	long := frame.End{How: frame.NotFound, Text: strings.Repeat("x", 1<<20)}
 	if got, err := frame.ParseEnd(long.Append(nil)); err != nil || len(got.Text) != frame.MaxText {

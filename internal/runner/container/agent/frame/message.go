@@ -14,6 +14,17 @@ type Command struct {
 	UID, GID uint32
 	// Stdin says that there is input; else it reads from /dev/null.
 	Stdin bool
+	// Direct says that the worker reads the output from the pipes of Ready.
+	Direct bool
+}
+
+// Pipes are those that the next command will write to.
+type Pipes struct{ Stdout, Stderr Pipe }
+
+// Pipe is one, as the agent has it: the number of a descriptor of its end to read from, and that of the pipe itself.
+type Pipe struct {
+	FD  uint32
+	Ino uint64
 }
 
 // Owner is whose the new directories of a wiped container are.
@@ -46,14 +57,15 @@ func (c Command) Append(to []byte) []byte {
 	to = appendText(to, c.Dir)
 	to = binary.BigEndian.AppendUint32(to, c.UID)
 	to = binary.BigEndian.AppendUint32(to, c.GID)
-	return append(to, bit(c.Stdin, 1))
+	return append(to, bit(c.Stdin, 1)|bit(c.Direct, 2))
 }
 
 // ParseCommand decodes what Append encodes.
 func ParseCommand(from []byte) (Command, error) {
 	d := decoder{rest: from}
 	c := Command{Args: d.list(), Env: d.list(), Dir: d.text(Max), UID: d.id(), GID: d.id()}
-	c.Stdin = d.bits(1)&1 != 0
+	bits := d.bits(3)
+	c.Stdin, c.Direct = bits&1 != 0, bits&2 != 0
 	if !d.whole() || len(c.Args) == 0 || c.Args[0] == "" || c.Dir == "" || c.Dir[0] != '/' {
 		return Command{}, ErrMalformed
 	}
@@ -92,6 +104,24 @@ func ParseEnd(from []byte) (End, error) {
 		return End{}, ErrMalformed
 	}
 	return e, nil
+}
+
+// Append appends the encoding.
+func (p Pipes) Append(to []byte) []byte {
+	for _, p := range []Pipe{p.Stdout, p.Stderr} {
+		to = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(to, p.FD), p.Ino)
+	}
+	return to
+}
+
+// ParsePipes decodes what Append encodes.
+func ParsePipes(from []byte) (Pipes, error) {
+	d := decoder{rest: from}
+	p := Pipes{Pipe{d.id(), d.number()}, Pipe{d.id(), d.number()}}
+	if !d.whole() {
+		return Pipes{}, ErrMalformed
+	}
+	return p, nil
 }
 
 // ParseCredit decodes the body of Credit: more than nothing, and no more than Window.
@@ -188,6 +218,13 @@ func (d *decoder) id() uint32 {
 		d.bad = true
 	}
 	return n
+}
+
+func (d *decoder) number() uint64 {
+	if b := d.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
 }
 
 // count reads a length, as short as it can be written, of what may be left.

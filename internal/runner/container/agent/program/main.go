@@ -81,6 +81,7 @@ type agent struct {
 	asked   chan ask
 	busy    atomic.Bool    // from a request until just before its answer
 	files   *io.PipeWriter // of a Put under way; the listener's
+	next    *outputs       // of the next command, once the worker knows of them; work's
 	kept    surroundings
 
 	writing sync.Mutex // held over a write to out
@@ -204,9 +205,19 @@ func (a *agent) work() {
 	}
 }
 
+// answer says how what was asked for ended, and before that which pipes a command will have that is asked for next.
 func (a *agent) answer(t frame.Type, body []byte) {
+	var frames []byte
+	if a.next == nil {
+		next, pipes, err := newOutputs()
+		if err != nil {
+			fail("pipes: " + err.Error())
+		}
+		a.next = next
+		frames = frame.Append(nil, frame.Ready, pipes.Append(nil))
+	}
 	a.busy.Store(false) // before the worker may ask again
-	a.send(frame.Append(nil, t, body))
+	a.send(frame.Append(frames, t, body))
 }
 
 func (a *agent) done(err error) {

@@ -21,13 +21,20 @@ func (a *agent) run(c frame.Command) frame.End {
 	defer a.ended()
 	ooms := a.kept.ooms()
 	env := merged(a.kept.env, c.Env)
-	path, missed := find(c.Args[0], c.Dir, env)
-	if missed != nil {
-		return *missed
+	next := a.next
+	a.next = nil
+	if next == nil {
+		fail("asked for a command before anything else")
 	}
-	p, err := newPipes(c)
+	p, err := newPipes(c, next)
 	if err != nil {
 		fail("pipes: " + err.Error())
+	}
+	path, missed := find(c.Args[0], c.Dir, env)
+	if missed != nil {
+		p.closeTheirs()
+		p.closeOurs()
+		return *missed
 	}
 	a.kept.adjust(true)
 	pid, err := syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
@@ -41,8 +48,10 @@ func (a *agent) run(c frame.Command) frame.End {
 		return unstarted(c.Args[0], err)
 	}
 	var pumps sync.WaitGroup
-	pumps.Go(func() { a.pump(roomy(p.out), frame.Stdout) })
-	pumps.Go(func() { a.pump(roomy(p.err), frame.Stderr) })
+	if !c.Direct {
+		pumps.Go(func() { a.pump(roomy(p.out), frame.Stdout) })
+		pumps.Go(func() { a.pump(roomy(p.err), frame.Stderr) })
+	}
 	if in := a.begun(pid); in != nil {
 		pumps.Go(func() { in.feed(p.in) })
 	}
@@ -145,20 +154,45 @@ func (a *agent) pump(from *os.File, t frame.Type) {
 	}
 }
 
+// outputs are the pipes of a command's output: what is read from, and what is written to.
+type outputs struct{ out, err [2]int }
+
+// newOutputs makes those of a command that is not known yet, and says where the worker finds them.
+func newOutputs() (*outputs, frame.Pipes, error) {
+	o, named := &outputs{}, frame.Pipes{}
+	for _, pipe := range []struct {
+		fds   *[2]int
+		named *frame.Pipe
+	}{{&o.out, &named.Stdout}, {&o.err, &named.Stderr}} {
+		if err := syscall.Pipe2(pipe.fds[:], syscall.O_CLOEXEC); err != nil {
+			return nil, named, err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Fstat(pipe.fds[0], &st); err != nil {
+			return nil, named, err
+		}
+		*pipe.named = frame.Pipe{FD: uint32(pipe.fds[0]), Ino: st.Ino}
+	}
+	return o, named, nil
+}
+
 // pipes are those of one command: our ends, and its.
 type pipes struct {
-	in, out, err *os.File // in is nil without input
+	in, out, err *os.File // in is nil without input, and the others where the worker has them
 	its          []int
 }
 
-func newPipes(c frame.Command) (*pipes, error) {
+func newPipes(c frame.Command, o *outputs) (*pipes, error) {
 	p := &pipes{}
 	if c.Stdin {
-		in, err := p.pipe(c, 0)
-		if err != nil {
+		var fds [2]int
+		if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
 			return nil, err
 		}
-		p.in = in
+		if err := p.give(c, fds[0]); err != nil {
+			return nil, err
+		}
+		p.in = pollable(fds[1])
 	} else {
 		null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 		if err != nil {
@@ -166,24 +200,26 @@ func newPipes(c frame.Command) (*pipes, error) {
 		}
 		p.its = append(p.its, null)
 	}
-	var err error
-	if p.out, err = p.pipe(c, 1); err == nil {
-		p.err, err = p.pipe(c, 1)
+	for _, end := range []struct {
+		fds [2]int
+		our **os.File
+	}{{o.out, &p.out}, {o.err, &p.err}} {
+		if err := p.give(c, end.fds[1]); err != nil {
+			return nil, err
+		}
+		if c.Direct {
+			_ = syscall.Close(end.fds[0]) // so that it is told when nobody reads
+		} else {
+			*end.our = pollable(end.fds[0])
+		}
 	}
-	return p, err
+	return p, nil
 }
 
-// pipe makes one; its is 0 where the command reads. It is the command's own, which may open it again as /dev/stdout.
-func (p *pipes) pipe(c frame.Command, its int) (*os.File, error) {
-	var fds [2]int
-	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
-		return nil, err
-	}
-	p.its = append(p.its, fds[its])
-	if err := syscall.Fchown(fds[its], int(c.UID), int(c.GID)); err != nil {
-		return nil, err
-	}
-	return pollable(fds[1-its]), nil
+// give makes the end of a pipe the command's own, which may open it again as /dev/stdout.
+func (p *pipes) give(c frame.Command, fd int) error {
+	p.its = append(p.its, fd)
+	return syscall.Fchown(fd, int(c.UID), int(c.GID))
 }
 
 func (p *pipes) theirs() []uintptr {
