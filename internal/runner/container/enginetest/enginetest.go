@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,47 +44,68 @@ func Client(t testing.TB) *client.Client {
 // the test where no engine answers. Remove takes it away again.
 func Image(t testing.TB) string {
 	t.Helper()
-	api := Client(t)
-	name, err := load(api)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
+	return load(t, repository+":%s-%d")
 }
+
+// Shell returns an image that has a shell as well: its lines are commands of package job.
+func Shell(t testing.TB) string {
+	t.Helper()
+	return load(t, repository+":sh-%s-%d", scratch.File{Name: "sh", Mode: 0o755})
+}
+
+const repository = "runnel.test/job"
 
 var loaded struct {
 	sync.Mutex
-	name string
-	err  error
+	lock    *os.File
+	program []byte
+	names   map[string]string // by their formats
+	err     error
 }
 
-func load(api *client.Client) (string, error) {
+// load loads the image with the program, and with it once more in place of each other file.
+func load(t testing.TB, format string, others ...scratch.File) string {
+	t.Helper()
+	api := Client(t)
 	loaded.Lock()
 	defer loaded.Unlock()
-	if loaded.name != "" || loaded.err != nil {
-		return loaded.name, loaded.err
+	if loaded.err == nil && loaded.program == nil {
+		loaded.program, loaded.err = build()
 	}
-	program, err := build()
-	if err != nil {
-		loaded.err = err
-		return "", err
+	if name := loaded.names[format]; name != "" || loaded.err != nil {
+		if loaded.err != nil {
+			t.Fatal(loaded.err)
+		}
+		return name
 	}
-	sum := sha256.Sum256(program)
-	name := fmt.Sprintf("runnel.test/job:%s-%d", hex.EncodeToString(sum[:6]), os.Getpid())
+	sum := sha256.Sum256(loaded.program)
+	name := fmt.Sprintf(format, hex.EncodeToString(sum[:6]), os.Getpid())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if loaded.err = of(name, program).Load(ctx, api); loaded.err != nil {
-		return "", loaded.err
+	if loaded.names == nil {
+		loaded.names = map[string]string{}
+		loaded.lock, loaded.err = claim(ctx, api)
 	}
-	loaded.name = name
-	return name, nil
+	all := of(name, loaded.program)
+	for _, f := range others {
+		f.Data = loaded.program
+		all.Files = append(all.Files, f)
+	}
+	if loaded.err == nil {
+		loaded.err = all.Load(ctx, api)
+	}
+	if loaded.err != nil {
+		t.Fatal(loaded.err)
+	}
+	loaded.names[format] = name
+	return name
 }
 
-// Remove removes the image that this process has loaded. A TestMain calls it once its tests have ended.
+// Remove removes the images that this process has loaded. A TestMain calls it once its tests have ended.
 func Remove() error {
 	loaded.Lock()
 	defer loaded.Unlock()
-	if loaded.name == "" {
+	if len(loaded.names) == 0 {
 		return nil
 	}
 	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
@@ -93,9 +115,14 @@ func Remove() error {
 	defer api.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err = api.ImageRemove(ctx, loaded.name, image.RemoveOptions{Force: true})
-	loaded.name = ""
-	return err
+	var errs []error
+	for _, name := range loaded.names {
+		_, err := api.ImageRemove(ctx, name, image.RemoveOptions{Force: true})
+		errs = append(errs, err)
+	}
+	errs = append(errs, os.Remove(loaded.lock.Name()), loaded.lock.Close())
+	loaded.names = nil
+	return errors.Join(errs...)
 }
 
 // build builds the program, static: there is nothing else in the image.

@@ -21,6 +21,9 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "sh" {
+		os.Exit(shell(os.Args[1:]))
+	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
 		fmt.Fprintf(os.Stderr, "job: no such command: %q\n", os.Args)
 		os.Exit(99)
@@ -60,6 +63,28 @@ func init() {
 		"spawn":     spawn,
 		"processes": processes,
 	}
+}
+
+// shell -ec LINES runs commands of this program, one a line, up to the first that fails.
+func shell(args []string) int {
+	if len(args) != 2 || args[0] != "-ec" {
+		fmt.Fprintf(os.Stderr, "sh: it is -ec and lines, not %q\n", args)
+		return 2
+	}
+	for line := range strings.Lines(args[1]) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if commands[words[0]] == nil {
+			fmt.Fprintf(os.Stderr, "sh: %s: not found\n", words[0])
+			return 127
+		}
+		if code := commands[words[0]](words[1:]); code != 0 {
+			return code
+		}
+	}
+	return 0
 }
 
 func number(text string) int {
@@ -136,8 +161,12 @@ func signalSelf(n int) int {
 	return 1
 }
 
-// eat MB takes memory and touches it.
+// eat MB [late] takes memory and touches it: late, once its input has ended.
 func eat(args []string) int {
+	if len(args) > 1 {
+		fmt.Println("ready")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
 	var all [][]byte
 	for range number(args[0]) {
 		all = append(all, bytes.Repeat([]byte{1}, 1<<20))
