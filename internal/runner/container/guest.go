@@ -126,12 +126,26 @@ func (r *Runner) dismiss(ctx context.Context, g *guest) {
 	r.settled(g.name, r.remove(ctx, g.name) == nil)
 }
 
-// perished says why a container whose agent is gone came to its end, if the engine knows: memory that ran out.
-func (r *Runner) perished(ctx context.Context, g *guest) (oom bool) {
+// starved reports whether a container whose agent is gone was killed, and memory had run out in it. An engine says no more than that: it does
+// not say of whom.
+func (r *Runner) starved(ctx context.Context, id string) (bool, error) {
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookWithin)
 	defer cancel()
-	info, err := r.api.ContainerInspect(call, g.id)
-	return err == nil && info.State != nil && info.State.OOMKilled && errors.Is(g.session.Err(), agent.ErrOver)
+	// The end, and the kernel's word on why, may reach the engine late.
+	for until := time.Now().Add(oomLate); ; <-time.After(50 * time.Millisecond) {
+		info, err := r.api.ContainerInspect(call, id)
+		if err != nil {
+			return false, r.asked("inspect", err)
+		}
+		switch s := info.State; {
+		case s != nil && !s.Running && s.ExitCode != bySignal+killSignal:
+			return false, nil
+		case s != nil && !s.Running && s.OOMKilled:
+			return true, nil
+		case time.Now().After(until):
+			return false, nil
+		}
+	}
 }
 
 // numeric returns who a user is that is given as two numbers, and is not root.

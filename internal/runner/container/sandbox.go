@@ -144,24 +144,13 @@ func directories(dirs []string, who ids) *bytes.Buffer {
 
 // gone says why a container ended by itself.
 func (r *Runner) gone(ctx context.Context, id string, why error) contracts.Outcome {
-	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookWithin)
-	defer cancel()
-	o := failed(contracts.ReasonInfra, "the sandbox ended by itself: %v", why)
-	// The end, and the kernel's word on why, may reach the engine late.
-	for until := time.Now().Add(oomLate); ; <-time.After(50 * time.Millisecond) {
-		info, err := r.api.ContainerInspect(call, id)
-		switch {
-		case err != nil:
-			o.Error = fmt.Sprintf("the sandbox ended with its engine: %v", r.asked("inspect", err))
-			return o
-		case info.State != nil && info.State.OOMKilled && !info.State.Running:
-			o.Reason = contracts.ReasonOOM
-			o.Error = "the kernel killed the sandbox itself for want of memory: it may have more in container.memory_bytes"
-			return o
-		case time.Now().After(until):
-			return o
-		}
+	switch oom, err := r.starved(ctx, id); {
+	case err != nil:
+		return failed(contracts.ReasonInfra, "the sandbox ended with its engine: %v", err)
+	case oom:
+		return failed(contracts.ReasonOOM, "the sandbox itself was killed, and memory had run out in it: it may have more in container.memory_bytes")
 	}
+	return failed(contracts.ReasonInfra, "the sandbox ended by itself: %v", why)
 }
 
 // box is an open sandbox.

@@ -114,7 +114,7 @@ func (r *Runner) warm(ctx context.Context, job runner.Job, s *spec, out runner.S
 	done()
 	over := overran(err)
 	if errors.Is(err, agent.ErrOver) {
-		oom := r.perished(ctx, g)
+		oom, _ := r.starved(ctx, g.id)
 		r.pool.dismiss(g) // whatever of it still runs
 		switch {
 		case ctx.Err() != nil:
