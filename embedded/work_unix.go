@@ -42,6 +42,7 @@ func Work(ctx context.Context, control, data *nats.Conn, cfg WorkerConfig) error
 	runners := cfg.runners()
 	runners.Manual = queue.NewManual(data, queue.Topology{Prefix: cfg.Prefix})
 	runners.Sandboxes = queue.NewSandboxes(data, queue.Topology{Prefix: cfg.Prefix})
+	runners.Warn = func(err error) { cfg.Log.Warn().AnErr("err", err).Msg("a runner lacks something") }
 	registry, err := standard.Runners(runners)
 	if err != nil {
 		return err

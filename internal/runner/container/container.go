@@ -63,6 +63,8 @@ type Config struct {
 	Slots int
 	// Warm are the images of which containers are kept that have started already: see Warm.
 	Warm []Warm
+	// Warn is told what an operator must mend, beside the runs. It must not block, nor call the Runner. nil is nobody.
+	Warn func(error)
 	// WarmJobs and WarmAge are how many jobs one of these runs, and how long it lives: 0 is 100 and 10 minutes.
 	WarmJobs int
 	WarmAge  time.Duration

@@ -53,6 +53,7 @@ type want struct {
 	shape   string          // of work that asks for nothing; "" until the image is known
 	making  int             // of that shape
 	pulling bool
+	missing bool // the image could not be pulled: it may come all the same
 	fails   int
 	again   time.Time // when it is tried again
 	err     error     // why there are not as many as there should be
@@ -344,7 +345,8 @@ func (p *pool) weed() (out []*guest) {
 // tend has as many containers of an image made as are missing.
 func (p *pool) tend(ctx context.Context, w *want, e *engine) {
 	p.mu.Lock()
-	wait := w.pulling || time.Now().Before(w.again)
+	later := time.Now().Before(w.again)
+	wait := w.pulling || later && !w.missing
 	p.mu.Unlock()
 	if wait {
 		return
@@ -356,12 +358,17 @@ func (p *pool) tend(ctx context.Context, w *want, e *engine) {
 	case p.closed || ctx.Err() != nil:
 		return
 	case errdefs.IsNotFound(err):
-		w.pulling = true
-		p.tasks.Go(func() { p.pull(w) })
+		if !later {
+			w.pulling = true
+			p.tasks.Go(func() { p.pull(w) })
+		}
 		return
 	case err != nil:
-		w.failed(err)
+		p.failed(w, err)
 		return
+	}
+	if w.missing {
+		w.missing, w.err, w.fails, w.again = false, nil, 0, time.Time{}
 	}
 	w.shape = shape(b.s, b.img, b.owner)
 	unused, all := 0, 0
@@ -402,13 +409,17 @@ func (p *pool) pull(w *want) {
 	defer p.mu.Unlock()
 	w.pulling = false
 	if err != nil {
-		w.failed(fmt.Errorf("pull: %w", err))
+		w.missing = true
+		p.failed(w, fmt.Errorf("pull: %w", err))
 	}
 	p.poke()
 }
 
-// failed notes why there is no container, and puts off the next try. The pool's lock is held.
-func (w *want) failed(err error) {
+// failed notes why there is no container, and puts off the next try. The lock is held.
+func (p *pool) failed(w *want, err error) {
+	if warn := p.r.cfg.Warn; warn != nil && !p.closed && (w.err == nil || w.err.Error() != err.Error()) {
+		warn(fmt.Errorf("warm %s: %w", w.Image, err))
+	}
 	w.err = err
 	w.again = time.Now().Add(min(time.Second<<min(w.fails, 6), time.Minute))
 	w.fails++
@@ -432,7 +443,7 @@ func (p *pool) invite(w *want, shape, tenant string, b blueprint) {
 		closed := p.closed
 		switch {
 		case err != nil && !errors.Is(err, context.Canceled):
-			w.failed(err)
+			p.failed(w, err)
 		case err == nil && !closed:
 			w.err, w.fails = nil, 0
 			g.shape, g.tenant = shape, tenant

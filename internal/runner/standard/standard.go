@@ -45,6 +45,8 @@ type Config struct {
 	Sandboxes Sandboxes
 	// Slots is how many runs the worker has at once.
 	Slots int
+	// Warn is told what an operator must mend, beside the runs. It must not block. nil is nobody.
+	Warn func(error)
 }
 
 // Containers is the worker's policy for containers. The zero value is a good default.

@@ -25,6 +25,6 @@ func open(cfg standard.Config) (runner.Runner, error) {
 		MaxMemory: c.MaxMemory, MaxCPUs: c.MaxCPUs, MaxPIDs: c.MaxPIDs,
 		MaxDisk: c.MaxDisk, MaxDiskFiles: c.MaxDiskFiles,
 		MaxSetups: c.MaxSetups, MaxSetupBytes: c.MaxSetupBytes, SetupAge: c.SetupAge, Warm: warm,
-		Sandboxes: cfg.Sandboxes, Slots: cfg.Slots,
+		Sandboxes: cfg.Sandboxes, Slots: cfg.Slots, Warn: cfg.Warn,
 	})
 }
