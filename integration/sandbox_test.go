@@ -148,6 +148,8 @@ func TestSandboxes(t *testing.T) {
 	})
 	t.Run("from the command line", commandLineSandbox)
 	t.Run("lost with its worker", lostSandbox)
+	t.Run("that end by themselves", endedSandboxes)
+	t.Run("of two tenants", tenantsSandboxes)
 }
 
 func commandLineSandbox(t *testing.T) {

@@ -49,7 +49,7 @@ func judge(inv contracts.Invocation, o contracts.Outcome, err error) verdict {
 		return verdict{status: contracts.StatusCancelled, reason: contracts.ReasonCancelled, err: "cancelled on request"}
 	case errors.Is(err, runner.ErrTimeout):
 		return verdict{status: contracts.StatusTimedOut, reason: contracts.ReasonTimeout,
-			err: fmt.Sprintf("%s exceeded timeout of %v seconds", what(inv.Kind), inv.TimeoutSeconds)} // E19, E30, E44
+			err: fmt.Sprintf("%s exceeded timeout of %v seconds", what(inv), inv.TimeoutSeconds)} // E19, E30, E44
 	case errors.Is(err, runner.ErrQueueTimeout):
 		return verdict{status: contracts.StatusTimedOut, reason: contracts.ReasonQueueTimeout, err: err.Error()}
 	case errors.Is(err, runner.ErrStopped):
@@ -63,13 +63,15 @@ func judge(inv contracts.Invocation, o contracts.Outcome, err error) verdict {
 	}
 }
 
-// what names the work of a kind, for people.
-func what(kind contracts.Kind) string {
-	if contracts.HTTPKind(kind) {
-		return string(kind) + " request"
-	}
-	if kind == contracts.KindManual {
+// what names the work, for people.
+func what(inv contracts.Invocation) string {
+	switch {
+	case contracts.HTTPKind(inv.Kind):
+		return string(inv.Kind) + " request"
+	case inv.Kind == contracts.KindManual:
 		return "responder"
+	case inv.Container != nil && inv.Container.Sandbox != nil:
+		return "sandbox"
 	}
 	return "process"
 }
