@@ -39,7 +39,7 @@ func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 type note struct {
 	RunID    string `json:"run_id,omitempty"`
 	Location string `json:"location,omitempty"`
-	// Deadline is when the whole of it is over (E43), in milliseconds since 1970 by the fleet's clock; 0 is never.
+	// Deadline is that of web.Resume.
 	Deadline int64 `json:"deadline,omitempty"`
 	// Requests is how many were sent so far.
 	Requests int `json:"requests,omitempty"`
@@ -59,21 +59,13 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 	if err != nil {
 		return contracts.Outcome{}, err
 	}
-	w := &work{Call: call, job: job, out: out}
-	if job.Resume != nil {
-		if err := json.Unmarshal(job.Resume, &w.note); err != nil {
-			return contracts.Outcome{}, fmt.Errorf("http_async: the note of the lost run: %w", err)
-		}
-		w.started = true
-		w.Requests = w.note.Requests
-	} else if job.TimeoutSeconds > 0 {
-		w.note.Deadline = time.Now().Add(job.Offset).Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
+	w := &work{Call: call, job: job, out: out, started: job.Resume != nil}
+	ctx, cancel, err := web.Resume(ctx, job, &w.note, &w.note.Deadline)
+	if err != nil {
+		return contracts.Outcome{}, fmt.Errorf("http_async: %w", err)
 	}
-	if w.note.Deadline > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(w.note.Deadline).Add(-job.Offset), runner.ErrTimeout)
-		defer cancel()
-	}
+	defer cancel()
+	w.Requests = w.note.Requests
 	outcome, err := w.run(ctx)
 	if err != nil && ctx.Err() != nil {
 		outcome.Killed = w.stop(ctx)

@@ -47,7 +47,7 @@ func (r *Runner) Resumes(contracts.Invocation) bool { return true }
 type note struct {
 	LastID string `json:"last_event_id,omitempty"`
 	Events int    `json:"events,omitempty"`
-	// Deadline is when the whole of it is over, in milliseconds since 1970 by the fleet's clock; 0 is never.
+	// Deadline is that of web.Resume.
 	Deadline int64 `json:"deadline,omitempty"`
 	Requests int   `json:"requests,omitempty"`
 }
@@ -66,19 +66,12 @@ func (r *Runner) Run(ctx context.Context, job runner.Job, out runner.Sink) (cont
 		return contracts.Outcome{}, err
 	}
 	f := &follower{Call: call, out: out}
-	if job.Resume != nil {
-		if err := json.Unmarshal(job.Resume, &f.note); err != nil {
-			return contracts.Outcome{}, fmt.Errorf("http_sse: the note of the lost run: %w", err)
-		}
-		f.Requests, f.id = f.note.Requests, f.note.LastID
-	} else if job.TimeoutSeconds > 0 {
-		f.note.Deadline = time.Now().Add(job.Offset).Add(time.Duration(job.TimeoutSeconds * float64(time.Second))).UnixMilli()
+	ctx, cancel, err := web.Resume(ctx, job, &f.note, &f.note.Deadline)
+	if err != nil {
+		return contracts.Outcome{}, fmt.Errorf("http_sse: %w", err)
 	}
-	if f.note.Deadline > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, time.UnixMilli(f.note.Deadline).Add(-job.Offset), runner.ErrTimeout)
-		defer cancel()
-	}
+	defer cancel()
+	f.Requests, f.id = f.note.Requests, f.note.LastID
 	outcome, err := f.run(ctx)
 	if err == nil {
 		if outcome.Metadata == nil {
