@@ -61,6 +61,10 @@ bench-containers: ## what a container costs: docker run, fresh, warm and a proce
 	$(GO) test ./integration -run '^$$' -bench ContainerOutput -benchtime 5x -timeout 30m
 	$(GO) test ./integration -run '^$$' -bench ContainerJobs -benchtime 3s -timeout 30m
 
+.PHONY: bench-rivals
+bench-rivals: ## Runnel beside asynq, River and Celery, in turns; not part of ci. ARGS, as in ARGS='-rounds 5'
+	cd integration/rivals && CGO_ENABLED=0 $(GO) run . $(ARGS)
+
 .PHONY: agent
 agent: ## rebuild the agent of warm containers, which is kept in the repository
 	$(GO) test ./internal/runner/container/agent -run '^TestProgramsAreCurrent$$' -count=1 -rebuild
