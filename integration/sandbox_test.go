@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/nats-io/nats.go"
 
@@ -129,12 +130,29 @@ func (s *shop) containers(id string) (names []string) {
 	return names
 }
 
-// soon waits for what must become so.
-func (s *shop) soon(what string, is func() bool) {
+// gone waits until the engine has nothing of a sandbox any more. Nothing may be made of it meanwhile.
+func (s *shop) gone(id string, made []string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !is(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			s.t.Fatalf("it does not become so that %s", what)
+	ctx, cancel := context.WithTimeoutCause(s.t.Context(), 2*time.Minute, errors.New("not within 2 minutes"))
+	defer cancel()
+	heard, failed := enginetest.Client(s.t).Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", "container"), filters.Arg("event", "create"), filters.Arg("event", "destroy"), filters.Arg("label", "io.runnel.invocation="+id),
+	)})
+	for {
+		left := s.containers(id)
+		if slices.ContainsFunc(left, func(name string) bool { return !slices.Contains(made, name) }) {
+			s.t.Fatalf("containers %v, made were %v: it was begun again", left, made)
+		}
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case e := <-heard:
+			if e.Action != events.ActionDestroy {
+				s.t.Fatalf("%s of %s: it was begun again", e.Action, e.Actor.Attributes["name"])
+			}
+		case err := <-failed:
+			s.t.Fatalf("what it left, %v, is not gone: %v, %v", left, err, context.Cause(ctx))
 		}
 	}
 }
@@ -260,13 +278,7 @@ func lostSandbox(t *testing.T) {
 	if shown.Status != "failed" || shown.Reason != "infra" || !strings.Contains(shown.Error, "lost with its worker") {
 		t.Errorf("show: %+v, want failed/infra: lost", shown)
 	}
-	s.soon("what it left is gone", func() bool {
-		left := s.containers(id)
-		if slices.ContainsFunc(left, func(name string) bool { return !slices.Contains(made, name) }) {
-			t.Fatalf("containers %v, made were %v: it was begun again", left, made)
-		}
-		return len(left) == 0
-	})
+	s.gone(id, made)
 	t.Logf("all was over after %s", time.Since(began).Round(time.Millisecond))
 }
 
