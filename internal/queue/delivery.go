@@ -91,6 +91,9 @@ func (d *Delivery) Tenant() string { return d.addr.Tenant }
 // Kind is the invocation's, from the subject.
 func (d *Delivery) Kind() contracts.Kind { return d.addr.Kind }
 
+// Size is how many bytes were delivered.
+func (d *Delivery) Size() int { return len(d.msg.Data) }
+
 // Run is the name of the run that this delivery is good for.
 func (d *Delivery) Run() string { return d.run }
 

@@ -57,11 +57,11 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 		})
 	case err != nil:
 		r.Status, r.Reason, r.Error = contracts.StatusRejected, contracts.ReasonBadInvocation, err.Error()
-		return say(func(ctx context.Context) error { return d.Bury(ctx, r) })
+		return w.bury(d, r, say)
 	case d.Poisoned() > 0:
 		r.Status, r.Reason = contracts.StatusFailed, contracts.ReasonPoison
 		r.Error = fmt.Sprintf("%d runs began and their workers were lost: put aside as a dead letter", d.Poisoned())
-		return say(func(ctx context.Context) error { return d.Bury(ctx, r) })
+		return w.bury(d, r, say)
 	}
 	if e, spent := d.Spent(); spent && e.Attempt >= attempts(inv) {
 		r.Status, r.Reason, r.ExitCode, r.Error, r.Killed = e.Status, e.Reason, e.ExitCode, e.Error, e.Killed
@@ -102,6 +102,18 @@ func (w *Worker) deliver(ctx context.Context, d *queue.Delivery) (last func()) {
 		w.desk.stored(d)
 		conclude()
 	}
+}
+
+// bury puts a delivery aside, unless too many wait for that already: dead letters may have no room for long.
+func (w *Worker) bury(d *queue.Delivery, r contracts.Result, say func(func(context.Context) error) func()) (last func()) {
+	size := d.Size()
+	if !w.desk.mayBury(size) {
+		return d.Leave
+	}
+	return say(func(ctx context.Context) error {
+		defer w.desk.buried(size)
+		return d.Bury(ctx, r)
+	})
 }
 
 // lasting returns a context that outlives ctx by lastWords. Until ctx ends, it is the lease that bounds a last word.

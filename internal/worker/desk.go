@@ -19,6 +19,10 @@ const (
 	// delivery that comes again costs a full check and a stored start.
 	handFor  = 50 * time.Millisecond
 	handMost = 300 * time.Millisecond
+	// What is put aside waits in memory while there is no room for dead letters: of so many, and of so many bytes. The rest
+	// waits in the queue, or last words would use up what may be out, and the worker would take nothing more.
+	maxBurials     = 128
+	maxBurialBytes = 8 << 20
 )
 
 // desk counts what a worker has in hand, and tells the queue what it wants.
@@ -33,6 +37,8 @@ type desk struct {
 	running   map[*queue.Delivery]running
 	storing   map[*queue.Delivery]struct{} // their work has ended, their files are on their way
 	finishing int
+	burials   int             // of finishing, what is being put aside
+	burying   int             // bytes of that
 	alone     *queue.Delivery // runs with nothing beside it, or waits for that; nil is none
 	pace      time.Duration   // from one run's end to the next's, when there was work in hand; 0 until the first
 	lastRan   time.Time
@@ -304,6 +310,26 @@ func (k *desk) lose() {
 	defer k.mu.Unlock()
 	k.slots--
 	k.changed()
+}
+
+// mayBury reserves a place among what is being put aside.
+func (k *desk) mayBury(size int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.burials >= maxBurials || k.burying+size > maxBurialBytes {
+		return false
+	}
+	k.burials++
+	k.burying += size
+	return true
+}
+
+// buried gives it back.
+func (k *desk) buried(size int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.burials--
+	k.burying -= size
 }
 
 func (k *desk) finished() {

@@ -304,6 +304,70 @@ func TestBadMessages(t *testing.T) {
 	}
 }
 
+// While there is no room for dead letters, only so much of what is to be put aside waits in memory: the rest waits in the
+// queue, and good work goes on beside it.
+func TestWhatCannotBePutAsideIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ size, many, wait int }{
+		"large": {500_000, 20, 16},
+		"small": {100, 140, 128},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t)
+			js, err := jetstream.New(f.nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			room := func(bytes int64) {
+				t.Helper()
+				s, err := js.Stream(t.Context(), f.topo.DeadStream())
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg := s.CachedInfo().Config
+				cfg.MaxBytes = bytes
+				if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+					t.Fatal(err)
+				}
+			}
+			room(1)
+			word := f.words()
+			for i := range test.many {
+				subject := fmt.Sprintf("runnel.invoke.noop.default.normal.0.default.bad%d", i)
+				if _, err := f.in.Put(t.Context(), subject, nil, make([]byte, test.size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f.worker(worker.Config{Slots: 2, Registry: runner.Registry{contracts.KindNoop: noop.Runner{}}})
+			for later := 0; later < test.many-test.wait; {
+				switch got := word(); {
+				case strings.HasPrefix(got, `-NAK {"delay":`): // what is too much comes again later
+					later++
+				case got != "-NAK": // what came when there was no place
+					t.Fatalf("a word is %q", got)
+				}
+			}
+			f.submit(contracts.Invocation{ID: "good", Kind: contracts.KindNoop})
+			if r := f.result("good"); r.Status != contracts.StatusSucceeded {
+				t.Errorf("result = %+v", r)
+			}
+			room(64 << 20)
+			for put := 0; put < test.wait; {
+				switch got := word(); {
+				case got == "+TERM":
+					put++
+				case got != "+ACK" && !strings.HasPrefix(got, "-NAK"): // of the good one, and of what came again
+					t.Fatalf("a word is %q", got)
+				}
+			}
+			if n := f.count(f.dead, ">"); n < test.wait {
+				t.Errorf("%d dead letters, want those of the %d that waited", n, test.wait)
+			}
+		})
+	}
+}
+
 func TestDrain(t *testing.T) {
 	f := newFleet(t)
 	began := make(chan struct{}, 1)
