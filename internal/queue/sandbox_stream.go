@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -20,13 +19,19 @@ const (
 type execOutput struct {
 	e *servedExec
 
-	mu     sync.Mutex // held while the window is waited for: that holds back the command
-	pieces []contracts.Piece
-	size   int
-	timer  *time.Timer
-	armed  bool
-	over   bool
-	cut    bool // what was written is not all sent
+	mu    sync.Mutex // held while the window is waited for: that holds back the command
+	data  []byte     // what is not sent yet; its memory is used again and again
+	parts []outputPart
+	timer *time.Timer
+	armed bool
+	over  bool
+	cut   bool // what was written is not all sent
+}
+
+// outputPart is what came of one stream: up to there, from the end of the part before.
+type outputPart struct {
+	stream contracts.Stream
+	end    int
 }
 
 // execWriter is one of its streams.
@@ -46,18 +51,18 @@ func (w execWriter) Write(p []byte) (int, error) {
 			return n, errNobodyWaits
 		case n == len(p):
 			return n, nil
-		case o.size == contracts.MaxChunkBytes || len(o.pieces) == maxExecPieces:
+		case len(o.data) == contracts.MaxChunkBytes || len(o.parts) == maxExecPieces:
 			if err := o.flush(); err != nil {
 				return n, err
 			}
 		}
-		k := min(len(p)-n, contracts.MaxChunkBytes-o.size)
-		if last := len(o.pieces) - 1; last >= 0 && o.pieces[last].Stream == w.stream {
-			o.pieces[last].Data = append(o.pieces[last].Data, p[n:n+k]...)
+		k := min(len(p)-n, contracts.MaxChunkBytes-len(o.data))
+		o.data = append(o.data, p[n:n+k]...)
+		if last := len(o.parts) - 1; last >= 0 && o.parts[last].stream == w.stream {
+			o.parts[last].end = len(o.data)
 		} else {
-			o.pieces = append(o.pieces, contracts.Piece{Stream: w.stream, Data: bytes.Clone(p[n : n+k])})
+			o.parts = append(o.parts, outputPart{w.stream, len(o.data)})
 		}
-		o.size += k
 		n += k
 		if !o.armed {
 			o.armed = true
@@ -81,17 +86,28 @@ func (o *execOutput) flushSoon() {
 
 // flush sends what is there. o.mu is held.
 func (o *execOutput) flush() error {
-	if len(o.pieces) == 0 {
+	if len(o.parts) == 0 {
 		return nil
 	}
-	m := contracts.SandboxReply{Type: contracts.SandboxSaysOutput, Exec: o.e.call.Exec, Pieces: o.pieces}
-	o.pieces, o.size = nil, 0
+	m := contracts.SandboxReply{Type: contracts.SandboxSaysOutput, Exec: o.e.call.Exec, Pieces: o.pieces()}
 	err := o.e.out.put(func(n int) ([]byte, error) {
 		m.N = n
 		return o.e.encode(m)
 	})
+	o.data, o.parts = o.data[:0], o.parts[:0] // it is encoded
 	o.cut = o.cut || err != nil
 	return err
+}
+
+// pieces returns what is not sent yet, valid until the next write.
+func (o *execOutput) pieces() []contracts.Piece {
+	var all []contracts.Piece
+	from := 0
+	for _, part := range o.parts {
+		all = append(all, contracts.Piece{Stream: part.stream, Data: o.data[from:part.end]})
+		from = part.end
+	}
+	return all
 }
 
 // end returns what is not sent yet, and whether something was lost before that, and takes nothing more.
@@ -102,7 +118,7 @@ func (o *execOutput) end() (tail []contracts.Piece, cut bool) {
 	if o.timer != nil {
 		o.timer.Stop()
 	}
-	return o.pieces, o.cut
+	return o.pieces(), o.cut
 }
 
 // execInput is standard input as it comes in messages.
