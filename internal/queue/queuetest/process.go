@@ -59,7 +59,7 @@ func child(v string) error {
 		return err
 	}
 	opts.Host, opts.Port, opts.StoreDir = "127.0.0.1", c.Listen, c.StoreDir
-	opts.LogFile, opts.Logtime, opts.NoSigs = c.LogFile, true, true
+	opts.LogFile, opts.Logtime, opts.NoSigs, opts.JetStreamMaxStore = c.LogFile, true, true, maxStore
 	if c.Cluster != 0 {
 		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", c.Cluster
 		opts.Routes = server.RoutesFromStr(strings.Join(c.Routes, ","))

@@ -18,6 +18,10 @@ import (
 // startTimeout bounds how long a server may take until it is ready.
 const startTimeout = 20 * time.Second
 
+// maxStore is what the streams of a server may reserve. Without it that is a share of what is free on the disk at its start,
+// and tests fail on a machine whose disk somebody fills.
+const maxStore = 64 << 30
+
 // Node is a nats-server with JetStream in this process.
 type Node struct {
 	opts *server.Options
@@ -39,7 +43,7 @@ func ServerOf(t testing.TB, config string, adjust ...func(*server.Options)) *Nod
 		t.Fatalf("read %s: %v", config, err)
 	}
 	opts.Port, opts.StoreDir = server.RANDOM_PORT, t.TempDir()
-	opts.NoLog, opts.NoSigs = true, true
+	opts.NoLog, opts.NoSigs, opts.JetStreamMaxStore = true, true, maxStore
 	for _, a := range adjust {
 		a(opts)
 	}
