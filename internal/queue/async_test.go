@@ -18,6 +18,7 @@ import (
 // Whatever becomes of the server, every done is called, once; what was
 // confirmed is stored; and with every failed message put again, all are.
 func TestPutAsyncOverRestarts(t *testing.T) {
+	t.Parallel()
 	for what, restart := range map[string]func(*testing.T) (func(testing.TB, ...nats.Option) *nats.Conn, func()){
 		"clean stop": func(t *testing.T) (func(testing.TB, ...nats.Option) *nats.Conn, func()) {
 			n := queuetest.Server(t)

@@ -113,6 +113,7 @@ func (s *stage) present(name string, kinds ...contracts.Kind) {
 }
 
 func TestCancelRunning(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.submit("j")
 	early := s.early("j")
@@ -151,6 +152,7 @@ func TestCancelTooLate(t *testing.T) {
 // Nobody answers, since the holder is frozen: the client says the last word, and a follower waits for the
 // holder's, in vain or not.
 func TestCancelOverTheHoldersHead(t *testing.T) {
+	t.Parallel()
 	t.Run("it stores its end", func(t *testing.T) {
 		s := newStage(t, queue.Topology{})
 		s.submit("j")
@@ -216,6 +218,7 @@ func TestCancelErrors(t *testing.T) {
 
 // Two cancel at once, and a worker stores its result at the same time: all tell of the one result that is stored.
 func TestCancelRacesTheResult(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	rounds := 200
 	if testing.Short() {

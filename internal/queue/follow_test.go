@@ -109,6 +109,7 @@ func TestWatchResultFromEnds(t *testing.T) {
 }
 
 func TestWatchHoles(t *testing.T) {
+	t.Parallel()
 	t.Run("filled later", func(t *testing.T) {
 		s := newStage(t, queue.Topology{})
 		s.submit("j")
@@ -226,6 +227,7 @@ func TestWatchOverARestart(t *testing.T) {
 
 // A reader that is slower than the run gets every byte, and the server is never more than a few messages ahead of it.
 func TestWatchSlowReader(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.submit("j")
 	nc := s.node.Connect(t)
@@ -285,6 +287,7 @@ func TestWatchSlowReader(t *testing.T) {
 
 // A follower of what was queued and then withdrawn, purged or lost ends.
 func TestWatchOfWhatIsGone(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.submit("j")
 	s.p.SetGoneEvery(0)
@@ -297,6 +300,7 @@ func TestWatchOfWhatIsGone(t *testing.T) {
 
 // A follower whose live copies all get lost still sees everything, by asking.
 func TestWatchWithoutLiveCopies(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	deaf := s.node.Connect(t)
 	p, err := queue.NewProducer(s.nc, queue.ProducerConfig{Topology: queue.Topology{}, Follow: deaf})
@@ -357,6 +361,7 @@ func TestRun(t *testing.T) {
 // On a link of 1 MB/s a follower of a run that writes much faster gets every byte once, and hardly a byte twice: the server is
 // never asked for more than the link takes.
 func TestWatchOnASlowLink(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes 6 s")
 	}
@@ -430,6 +435,7 @@ func TestWatchOnASlowLink(t *testing.T) {
 
 // Who follows a flood from its beginning or comes in the middle of it gets each byte once: what is heard is not read as well.
 func TestWatchAFlood(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.submit("j")
 	s.start("j", runA)

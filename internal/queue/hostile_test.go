@@ -54,6 +54,7 @@ var hostile = map[string]struct {
 // on a subject of his own, new, and on the victim's. The victim's are there as
 // before, and what the hostile stored reads back as his, under his subject.
 func TestHostileHeaders(t *testing.T) {
+	t.Parallel()
 	n := queuetest.Server(t)
 	hostileHeaders(t, n.Connect(t), n.Connect(t), queue.Topology{})
 }

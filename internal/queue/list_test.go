@@ -46,6 +46,7 @@ func TestGet(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	ctx := within(t)
 	for i := range 700 {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestPresences(t *testing.T) {
+	t.Parallel()
 	n := queuetest.Server(t)
 	nc := n.Connect(t)
 	top := queue.Topology{WorkersTTL: 2 * time.Second}

@@ -12,6 +12,7 @@ import (
 
 // Three servers lose their leaders under a producer: nothing is accepted twice or lost, and followers see every chunk once.
 func TestProducerOnThreeServers(t *testing.T) {
+	t.Parallel()
 	c := cluster(t)
 	nc := c.Connect(t)
 	s := &stage{t: t, nc: nc, top: three, names: three.Names(), reply: queue.NewStore(nc, three.ReplyStream(), 3)}

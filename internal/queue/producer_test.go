@@ -346,6 +346,7 @@ func TestSubmitPermanentErrors(t *testing.T) {
 
 // A server that goes away in the middle has every submission in the queue once when it is back.
 func TestSubmitAllOverARestart(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	const n = 600
 	invs := func(yield func(contracts.Invocation) bool) {
@@ -407,6 +408,7 @@ func TestSubmitAllErrorsAreOfTheirOwn(t *testing.T) {
 
 // Two submit other content under one id at once, in other lanes, where the fence does not part them: one of them has it.
 func TestSubmitOneIDInTwoLanes(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	both := 0
 	for i := range 100 {

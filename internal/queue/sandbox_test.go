@@ -163,6 +163,7 @@ func (n notify) Write(p []byte) (int, error) {
 
 // A caller that does not want its command any more, or dies, has it stopped.
 func TestExecIsStopped(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	server, _ := s.sandbox("box")
 	wanted := errors.New("enough")
@@ -218,6 +219,7 @@ func (f full) Write([]byte) (int, error) { return 0, f.error }
 
 // A caller that does not read holds the command back: what is under way is bounded.
 func TestExecHoldsBack(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.sandbox("box")
 	from, to := io.Pipe()
@@ -406,6 +408,7 @@ func TestOpenAndCloseASandbox(t *testing.T) {
 
 // Messages that a restart of the server loses come again.
 func TestExecSurvivesARestart(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.sandbox("box")
 	s.p.SetExecBeat(time.Second / 2)

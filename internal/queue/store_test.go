@@ -282,6 +282,7 @@ func TestWorkerPermissions(t *testing.T) {
 }
 
 func TestWalk(t *testing.T) {
+	t.Parallel()
 	n := queuetest.Server(t)
 	nc := n.Connect(t)
 	var top queue.Topology

@@ -66,6 +66,7 @@ func TestWait(t *testing.T) {
 }
 
 func TestWaitMany(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	var ids []string
 	for i := range 300 {
@@ -187,6 +188,7 @@ func (s *stage) succeed(inv contracts.Invocation, m jetstream.Msg) {
 }
 
 func TestRunAll(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.fakeWorker(s.succeed)
 	const n = 3000 // more than are open at once
@@ -217,6 +219,7 @@ func TestRunAll(t *testing.T) {
 }
 
 func TestRunAllOverARestart(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, queue.Topology{})
 	s.fakeWorker(s.succeed)
 	const n = 500
