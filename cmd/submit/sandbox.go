@@ -27,7 +27,7 @@ processes do not. What is left in $RUNNEL_ARTIFACTS becomes its artifacts when i
 
 It ends when it is closed or cancelled, when no command has run for --idle, after --timeout,
 and with its worker. It is an invocation: show, ls, wait and cancel take its id.`,
-		Example: `  id=$(submit sandbox open --image python:3.13)
+		Example: `  id=$(submit sandbox open --image python:3.13 --network bridge)
   submit sandbox exec $id -- pip install --user requests
   submit sandbox exec $id -- python3 - < job.py
   submit sandbox close $id -o out`,
