@@ -7,7 +7,7 @@ import (
 	"github.com/runnel-project/runnel/internal/queue"
 )
 
-// What travels, and is stored. The fields, their wire names and their rules stand in docs/protocol.md.
+// What travels, and is stored. The package documentation says how to see the fields; their wire names and rules stand in docs/protocol.md.
 type (
 	// Invocation is the ask: what to run, with what, and under which limits.
 	Invocation = contracts.Invocation
@@ -31,7 +31,7 @@ type (
 	Retry = contracts.Retry
 	// Result is the last word on an invocation: exactly one is stored.
 	Result = contracts.Result
-	// Event is what a follower of one invocation sees, in order.
+	// Event is what a follower of one invocation sees, in order: its Type says which of Output, Start, End, Gap and Result is set.
 	Event = contracts.Event
 	// Piece is a stretch of one stream's output, or the mark of a stretch that was left out.
 	Piece = contracts.Piece
@@ -39,7 +39,7 @@ type (
 	Start = contracts.Start
 	// End says how a run ended that was not the last word.
 	End = contracts.End
-	// Gap names chunks of a run that cannot be had.
+	// Gap names chunks of a run that cannot be had, from the first to the last.
 	Gap = contracts.Gap
 	// Artifact is a file that a run left.
 	Artifact = contracts.Artifact
@@ -66,15 +66,15 @@ type (
 	// Phase says which part of a run wrote output.
 	Phase = contracts.Phase
 
-	// Receipt says that an invocation was accepted.
+	// Receipt says that an invocation was accepted: its ID, the Digest of its content, and whether it Existed.
 	Receipt = queue.Receipt
-	// Info is what is known of one invocation.
+	// Info is what is known of one invocation: where it stands, the run that counts, and the Result, nil until it has ended.
 	Info = queue.Info
 	// ListOptions says which invocations to list.
 	ListOptions = queue.ListOptions
-	// CancelReport says what a cancel came to.
+	// CancelReport says what a cancel came to: what it met, what was killed, and whether the invocation had AlreadyEnded.
 	CancelReport = queue.CancelReport
-	// ExecRequest is a command for a sandbox.
+	// ExecRequest is a command for a sandbox: its argument vector, and where its input and output come from and go.
 	ExecRequest = queue.ExecRequest
 	// ExecResult is how a command in a sandbox ended.
 	ExecResult = queue.ExecResult
@@ -128,7 +128,8 @@ const (
 	StatusRejected  = contracts.StatusRejected
 )
 
-// The reasons.
+// The reasons: why a Status is not StatusSucceeded. ReasonExit is an exit code (a response that is none of the good ones, an error of a
+// Handler), ReasonInfra a fault of ours. docs/protocol.md tells them all.
 const (
 	ReasonExit          = contracts.ReasonExit
 	ReasonSignal        = contracts.ReasonSignal
@@ -189,9 +190,9 @@ const (
 
 // Caps of what is stored.
 const (
-	MaxMessageBytes     = contracts.MaxMessageBytes     // any message
-	MaxInlineStdinBytes = contracts.MaxInlineStdinBytes // stdin beyond this travels through the input bucket
-	MinPrefix           = queue.MinPrefix               // what Resolve needs of an id
+	MaxMessageBytes     = contracts.MaxMessageBytes     // bytes of any message, as it is encoded: 512 KiB
+	MaxInlineStdinBytes = contracts.MaxInlineStdinBytes // bytes of stdin in an invocation; more travels through the input bucket
+	MinPrefix           = queue.MinPrefix               // characters of an id that Resolve needs
 )
 
 // AllRuns has WatchRun show every run.
@@ -211,6 +212,8 @@ var (
 	ErrDenied = queue.ErrDenied
 	// ErrNoStream says that the queue is not set up on this server; see Client.Ensure.
 	ErrNoStream = queue.ErrNoStream
+	// ErrForbidden says that a stream has settings under which jobs can be lost or run twice; the text names them.
+	ErrForbidden = queue.ErrForbidden
 	// ErrTooLarge says that an invocation is larger than a message may be.
 	ErrTooLarge = queue.ErrTooLarge
 	// ErrTaken says that a worker has taken what was to be withdrawn.

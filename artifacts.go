@@ -10,7 +10,8 @@ import (
 	"github.com/runnel-project/runnel/internal/artifacts"
 )
 
-// Artifacts returns the files that an invocation left, by path. One that has not ended has none yet: ErrNotEnded.
+// Artifacts returns the files that an invocation left, by path; none is an empty list. One that has not ended has none yet:
+// ErrNotEnded. One that is unknown, or whose result or files are not kept any more, is ErrNotFound.
 func (c *Client) Artifacts(ctx context.Context, id string) ([]Artifact, error) {
 	r, err := c.ended(ctx, id)
 	if err != nil {
@@ -22,7 +23,8 @@ func (c *Client) Artifacts(ctx context.Context, id string) ([]Artifact, error) {
 
 // Download writes the files that an invocation left below dir, which is made if it is missing, and returns those that
 // it wrote. A pattern is a path, a directory, or a glob (`*` within an element, `**` across them); none is all,
-// and one that matches nothing is ErrNotFound. Content is verified, and nothing is written outside of dir.
+// and one that matches nothing is ErrNotFound. Content is verified, and nothing is written outside of dir: what is not
+// what was stored is ErrCorrupt. Files that are there already are replaced. Beyond that its errors are those of Artifacts.
 func (c *Client) Download(ctx context.Context, id, dir string, patterns ...string) ([]Artifact, error) {
 	r, err := c.ended(ctx, id)
 	if err != nil {
@@ -33,7 +35,7 @@ func (c *Client) Download(ctx context.Context, id, dir string, patterns ...strin
 }
 
 // OpenArtifact opens one file that an invocation left. Its content is verified as it is read; the last Read says if it
-// was not what was stored. The caller closes it. A path that is not among them is ErrNotFound.
+// was not what was stored (ErrCorrupt). The caller closes it. A path that is not among them is ErrNotFound.
 func (c *Client) OpenArtifact(ctx context.Context, id, path string) (io.ReadCloser, error) {
 	all, err := c.Artifacts(ctx, id)
 	if err != nil {
@@ -41,8 +43,7 @@ func (c *Client) OpenArtifact(ctx context.Context, id, path string) (io.ReadClos
 	}
 	for _, a := range all {
 		if a.Path == strings.TrimPrefix(path, "./") {
-			r, err := c.files.Open(ctx, a)
-			return r, public(err)
+			return publicly(c.files.Open(ctx, a))
 		}
 	}
 	return nil, fmt.Errorf("artifact %q of %s: %w", path, id, ErrNotFound)
@@ -58,6 +59,24 @@ func (c *Client) ended(ctx context.Context, id string) (Result, error) {
 		return Result{}, fmt.Errorf("%s is %s: %w", id, info.Status, ErrNotEnded)
 	}
 	return *info.Result, nil
+}
+
+// publicly has the errors of opening and of reading be those that callers of this package know.
+func publicly(r io.ReadCloser, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, public(err)
+	}
+	return publicReader{r}, nil
+}
+
+type publicReader struct{ io.ReadCloser }
+
+func (r publicReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = public(err)
+	}
+	return n, err
 }
 
 // public adds to an error of the object stores the one that callers of this package know.

@@ -51,7 +51,8 @@ func New(nc *nats.Conn, opts ...Option) (*Client, error) {
 func (c *Client) Tenant() string { return c.queue.Tenant() }
 
 // Ensure creates the streams of the fleet that do not exist. Of those that do it changes nothing; it returns where they
-// differ from what it would create, and an error if a setting makes them unsafe.
+// differ from what it would create: where the server's disk is small, also by less room. A setting that makes them unsafe is
+// ErrForbidden, a server that will not reserve the least ErrFull, a user who may not ask ErrDenied.
 func (c *Client) Ensure(ctx context.Context) ([]Drift, error) {
 	return queue.Ensure(ctx, c.js, c.topo)
 }
@@ -119,7 +120,8 @@ func (c *Client) Resolve(ctx context.Context, prefix string) (string, error) {
 
 // Cancel ends an invocation: a queued one never starts, a running one is killed, and its result is `cancelled`. The
 // report says what was met and what was killed; AlreadyEnded says that it was too late. An unknown id is ErrNotFound.
-// It takes up to the grace of the work and 5 seconds.
+// It takes up to the grace of the work and 5 seconds. Where no worker answers, nothing is killed there and then: a worker that
+// holds the run ends it when it sees the result, and for http_async the next one that comes tells the remote run.
 func (c *Client) Cancel(ctx context.Context, id string) (CancelReport, error) {
 	return c.queue.Cancel(ctx, id)
 }
@@ -135,7 +137,7 @@ func (c *Client) Answer(ctx context.Context, id string, o ManualOutcome) (Result
 // nothing changes and the error is ErrTaken. It needs the right to delete messages of the queue.
 func (c *Client) Withdraw(ctx context.Context, id string) error { return c.queue.Withdraw(ctx, id) }
 
-// Workers returns the workers that live, by name.
+// Workers returns the workers that live, of every pool, by name: those that have said so within the last 15 seconds.
 func (c *Client) Workers(ctx context.Context) ([]Presence, error) { return c.queue.Workers(ctx) }
 
 // Served reports whether a worker that lives, and is not draining, takes invocations of kind in pool ("" is DefaultPool).

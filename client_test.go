@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/runnel-project/runnel"
@@ -220,6 +221,46 @@ func TestRunCancels(t *testing.T) {
 	}
 	if info, err := client.Get(within(t), result.ID); err != nil || info.Status != runnel.StatusCancelled {
 		t.Errorf("Get() = %+v, %v, want it cancelled", info, err)
+	}
+}
+
+// What is damaged in the store is said in words of this package, also by a reader.
+func TestDamagedArtifact(t *testing.T) {
+	client, nc := fleet(t, embedded.Config{})
+	ctx := within(t)
+	result, err := client.Run(ctx, sh("head -c 1000000 /dev/urandom >$RUNNEL_ARTIFACTS/a"), runnel.RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(ctx, "OBJ_RUNNEL_ARTIFACTS_default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunk, err := stream.GetLastMsgForSubject(ctx, "$O.RUNNEL_ARTIFACTS_default.C.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(ctx, chunk.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	r, err := client.OpenArtifact(ctx, result.ID, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, runnel.ErrCorrupt) {
+		t.Errorf("reading it = %v, want ErrCorrupt", err)
+	}
+	dir := t.TempDir()
+	if _, err := client.Download(ctx, result.ID, dir); !errors.Is(err, runnel.ErrCorrupt) {
+		t.Errorf("Download() = %v, want ErrCorrupt", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("Download() of what is damaged left %v, %v", left, err)
 	}
 }
 

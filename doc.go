@@ -15,6 +15,18 @@
 // An invocation is accepted once and has exactly one result, whatever is killed in between. How the work ended is in
 // the result's Status, Reason and ExitCode; an error means that we do not know, or that nothing was accepted.
 //
+// # Where the fields are
+//
+// The types of what travels and is stored are those of the workers too, and stand here as aliases. Their fields, with units,
+// bounds and defaults:
+//
+//	go doc github.com/runnel-project/runnel/internal/contracts.Invocation
+//
+// and so on for Input, Stop, Retry, Container, Setup, Mount, Tmpfs, Sandbox (which is SandboxLimits here), Result, Event, Piece, Start, End, Gap,
+// Artifact, Presence, ManualOutcome and ValidationError; in internal/queue are Receipt, Info, ListOptions, CancelReport, ExecRequest, ExecResult,
+// Drift, Inspection, AmbiguousError and SandboxEndedError. docs/protocol.md has them by their wire names. Names that end with
+// Seconds count seconds, fractions and all; those that end with Bytes, bytes. A zero value is the default that its comment says.
+//
 // # Same id, same invocation
 //
 // An id is made where none is given. Under a chosen id a submission can be repeated safely: the same content is

@@ -21,7 +21,8 @@ func (c *Client) Submit(ctx context.Context, inv Invocation) (Receipt, error) {
 	return c.queue.Submit(ctx, inv)
 }
 
-// SubmitReader is Submit with standard input read from stdin to its end, whatever its length.
+// SubmitReader is Submit with standard input read from stdin to its end, whatever its length; inv.Stdin is to be nil. An
+// error of reading it comes back wrapped, and nothing is handed in.
 func (c *Client) SubmitReader(ctx context.Context, inv Invocation, stdin io.Reader) (Receipt, error) {
 	inv, err := c.withStdin(ctx, inv, stdin)
 	if err != nil {

@@ -113,6 +113,7 @@ func (t *Task) SetMetadata(name, value string) {
 }
 
 // OpenStdin returns the standard input that came with the invocation, an empty one if none did. Who opens it closes it.
+// What is not what was handed in is ErrCorrupt when it is read to its end, what is not kept any more ErrNotFound.
 func (t *Task) OpenStdin(ctx context.Context) (io.ReadCloser, error) {
 	in := t.Stdin
 	if in == nil || in.Blob == "" {
@@ -128,9 +129,9 @@ func (t *Task) OpenStdin(ctx context.Context) (io.ReadCloser, error) {
 	}
 	store, err := artifacts.Open(ctx, js, artifacts.Config{Tenant: t.Tenant, Prefix: t.r.settings.prefix})
 	if err != nil {
-		return nil, fmt.Errorf("stdin: %w", err)
+		return nil, fmt.Errorf("stdin: %w", public(err))
 	}
-	return store.OpenInput(ctx, *in)
+	return publicly(store.OpenInput(ctx, *in))
 }
 
 // work runs the handler and says how it ended, also if the handler ends its goroutine.

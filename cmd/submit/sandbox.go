@@ -22,7 +22,7 @@ func newSandbox(a *app) *cobra.Command {
 		Use:   "sandbox",
 		Short: "Keep a container open for many commands over the same files",
 		Long: `A sandbox is a container that stays open on one worker: open it once, run as many commands
-in it as you like, a millisecond each, and close it. Files stay from one command to the next;
+in it as you like, a few milliseconds each, and close it. Files stay from one command to the next;
 processes do not. What is left in $RUNNEL_ARTIFACTS becomes its artifacts when it ends.
 
 It ends when it is closed or cancelled, when no command has run for --idle, after --timeout,

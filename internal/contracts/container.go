@@ -57,6 +57,7 @@ type Container struct {
 
 // Tmpfs is a directory in memory.
 type Tmpfs struct {
+	// Path is an absolute one of the container.
 	Path string `json:"path"`
 	// SizeBytes bounds it; 0 is 64 MiB.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
@@ -64,9 +65,11 @@ type Tmpfs struct {
 
 // Mount is a directory or file of the engine's machine, seen from inside of a container.
 type Mount struct {
-	Source   string `json:"source"`
-	Target   string `json:"target"`
-	Writable bool   `json:"writable,omitempty"`
+	// Source is an absolute path of the engine's machine, Target one of the container.
+	Source string `json:"source"`
+	Target string `json:"target"`
+	// Writable lets the work write to it.
+	Writable bool `json:"writable,omitempty"`
 }
 
 // Pull says when an image is fetched.

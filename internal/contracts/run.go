@@ -69,16 +69,22 @@ type Result struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	Digest string            `json:"digest"`
 
-	Status   Status `json:"status"`
-	Reason   Reason `json:"reason,omitempty"`
-	ExitCode *int   `json:"exit_code,omitempty"`
-	Error    string `json:"error_summary,omitempty"`
-	Killed   string `json:"killed,omitempty"`
+	// Status is one of those that are an end, Reason why it is not succeeded.
+	Status Status `json:"status"`
+	Reason Reason `json:"reason,omitempty"`
+	// ExitCode is the work's: negative is a signal, nil where there was none.
+	ExitCode *int `json:"exit_code,omitempty"`
+	// Error says for people what went wrong, in at most 4 KiB.
+	Error string `json:"error_summary,omitempty"`
+	// Killed says what was ended when the work was stopped, for people.
+	Killed string `json:"killed,omitempty"`
 
 	// Run is the run whose output counts; "" where nothing ran.
-	Run     string `json:"run,omitempty"`
-	Attempt int    `json:"attempt,omitempty"`
-	Chunks  int    `json:"chunks,omitempty"`
+	Run string `json:"run,omitempty"`
+	// Attempt is 1 plus the attempts that ended before by the work's own doing.
+	Attempt int `json:"attempt,omitempty"`
+	// Chunks is how many messages hold that run's output; what came after them is Tail.
+	Chunks int `json:"chunks,omitempty"`
 	// Tail is the output after the last chunk, at most 64 KiB.
 	Tail []Piece `json:"tail,omitempty"`
 	// StdoutBytes and StderrBytes count what the run wrote, CutBytes what of it is not stored.
@@ -87,14 +93,19 @@ type Result struct {
 	CutBytes    int64 `json:"cut_bytes,omitempty"`
 
 	// Artifacts names the files left, at most 50; Manifest is the object with all ArtifactCount of them where there are more.
-	Artifacts     []Artifact        `json:"artifacts,omitempty"`
-	ArtifactCount int               `json:"artifact_count,omitempty"`
-	Manifest      string            `json:"manifest,omitempty"`
-	Warnings      []string          `json:"warnings,omitempty"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
+	Artifacts     []Artifact `json:"artifacts,omitempty"`
+	ArtifactCount int        `json:"artifact_count,omitempty"`
+	Manifest      string     `json:"manifest,omitempty"`
+	// Warnings say what was not done as it was asked for: a file that could not be kept, a limit that the engine lacks.
+	Warnings []string `json:"warnings,omitempty"`
+	// Metadata is what the runner tells, at most 16 KiB: http.status, container.image and so on.
+	Metadata map[string]string `json:"metadata,omitempty"`
 
-	Worker      string    `json:"worker,omitempty"`
-	Host        string    `json:"host,omitempty"`
+	// Worker and Host say where it ended: "" where an asker cancelled it, and no worker had it.
+	Worker string `json:"worker,omitempty"`
+	Host   string `json:"host,omitempty"`
+	// SubmittedAt, StartedAt and FinishedAt are by the server's clock, but for the end of what an asker cancelled. StartedAt is
+	// zero where nothing ran.
 	SubmittedAt time.Time `json:"submitted_at,omitempty,omitzero"`
 	StartedAt   time.Time `json:"started_at,omitempty,omitzero"`
 	FinishedAt  time.Time `json:"finished_at"`
@@ -106,7 +117,8 @@ type Artifact struct {
 	Path      string `json:"path"`
 	PathBytes []byte `json:"path_bytes,omitempty"`
 	// Mode is the permission bits, 0777 at most.
-	Mode   uint32 `json:"mode"`
+	Mode uint32 `json:"mode"`
+	// Size counts bytes; SHA256 is of the content, in lower-case hex.
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 	// Segments put together in order are the content; none for an empty file.
@@ -136,19 +148,25 @@ type Dead struct {
 
 // Presence is what a worker says of itself while it lives.
 type Presence struct {
-	Name         string            `json:"name"`
-	Host         string            `json:"host"`
-	PID          int               `json:"pid"`
-	Version      string            `json:"version"`
-	Pool         string            `json:"pool"`
-	Kinds        []Kind            `json:"kinds"`
-	Labels       map[string]string `json:"labels,omitempty"`
-	Slots        int               `json:"slots"`
-	Busy         int               `json:"busy"`
-	Runs         []string          `json:"runs,omitempty"`         // run names under way
-	Capabilities map[string]string `json:"capabilities,omitempty"` // what really works here
+	// Name is unique in the fleet. Version is that of the program.
+	Name    string `json:"name"`
+	Host    string `json:"host"`
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+	Pool    string `json:"pool"`
+	// Kinds are those that it can serve now.
+	Kinds  []Kind            `json:"kinds"`
+	Labels map[string]string `json:"labels,omitempty"`
+	// Slots is how many runs it has at once, Busy how many of them are taken.
+	Slots int `json:"slots"`
+	Busy  int `json:"busy"`
+	// Runs names the runs under way, and those whose files are being stored.
+	Runs []string `json:"runs,omitempty"`
+	// Capabilities say what really works there, for people, under names that begin with a kind: container.engine.
+	Capabilities map[string]string `json:"capabilities,omitempty"`
 	StartedAt    time.Time         `json:"started_at"`
-	Draining     bool              `json:"draining,omitempty"`
+	// Draining says that it takes no more and ends when its runs have.
+	Draining bool `json:"draining,omitempty"`
 	// Blocked says why it takes no more work for now, for people; "" is that it does.
 	Blocked string `json:"blocked,omitempty"`
 }
@@ -167,12 +185,13 @@ type Outcome struct {
 	Warnings []string
 }
 
-// Event is what a follower of one invocation sees, in order. Exactly one of the fields after At is set,
-// as Type says.
+// Event is what a follower of one invocation sees, in order. Type says which of Output, Start, End, Gap and Result is set: one at most.
 type Event struct {
 	Type EventType `json:"type"`
-	Run  string    `json:"run,omitempty"`
-	At   time.Time `json:"at,omitempty,omitzero"`
+	// Run names the run that it is about; "" where there is none.
+	Run string `json:"run,omitempty"`
+	// At is when it was, by the server's clock; zero where nobody noted it.
+	At time.Time `json:"at,omitempty,omitzero"`
 
 	// N numbers the chunk that output came in; 0 is the tail that rode in a result or an end.
 	N      int     `json:"n,omitempty"`
@@ -198,6 +217,7 @@ const (
 
 // Gap names chunks of a run that are not stored any more, or never were.
 type Gap struct {
+	// From and To are the numbers of the first and the last of them; chunks count from 1.
 	From int `json:"from"`
 	To   int `json:"to"`
 }
