@@ -59,7 +59,9 @@ func TestDiskIsBounded(t *testing.T) {
 		if o, said := b.exec(call("look", "/made")); o.Status != contracts.StatusSucceeded || !strings.HasPrefix(said, "/made -rw-r--r-- 0 0 ") {
 			t.Errorf("after a setup Exec() = %+v with %q", o, said)
 		}
-		b.exec(call("flood", contracts.ContainerWorkspace))
+		if o, _ := b.exec(call("flood", contracts.ContainerWorkspace)); o.Reason != contracts.ReasonClosed || !strings.Contains(o.Error, "failed/disk: the work keeps ") {
+			t.Errorf("Exec() = %+v, want failed/closed and why", o)
+		}
 		if o := b.end(); o.Status != contracts.StatusFailed || o.Reason != contracts.ReasonDisk || o.Metadata["container.setup.exit_code"] != "0" {
 			t.Errorf("Run() = %+v, want failed/disk", o)
 		}

@@ -68,6 +68,7 @@ func (r *Runner) sandbox(ctx context.Context, job runner.Job, s *spec, e *engine
 		return failed(contracts.ReasonInfra, "serve commands: %v", err), nil
 	}
 	outcome, err := b.live(within)
+	b.note(outcome, err)
 	if outcome.Reason == contracts.ReasonDisk {
 		session.Close() // it would go on in the time that it has to stop
 	}
@@ -169,6 +170,7 @@ type box struct {
 	users int       // commands that run or wait
 	used  time.Time // when there was one last
 	began time.Time // when the one that runs did
+	why   string    // it ended, for people; "" is that it was closed, or nobody can tell yet
 }
 
 var _ contracts.SandboxServer = (*box)(nil)
@@ -237,6 +239,25 @@ func (b *box) idleFor() time.Duration {
 		return b.idle
 	}
 	return b.idle - time.Since(b.used)
+}
+
+// note keeps why the sandbox ends, for the commands that end with it: its result is there only once its files are.
+func (b *box) note(o contracts.Outcome, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err != nil:
+		b.why = ": " + err.Error()
+	case o.Error != "":
+		b.why = fmt.Sprintf(": %s/%s: %s", o.Status, o.Reason, o.Error)
+	}
+}
+
+// ended says that the sandbox has ended, and why.
+func (b *box) ended(and string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return "the sandbox has ended" + and + b.why
 }
 
 // end ends the commands, in the order of their stop as far as there is time, and then all that is in the container.
@@ -325,7 +346,7 @@ func (b *box) take(ctx context.Context) *contracts.SandboxOutcome {
 	}
 	select {
 	case <-b.over:
-		return refuse(contracts.StatusRejected, contracts.ReasonClosed, "the sandbox has ended")
+		return refuse(contracts.StatusRejected, contracts.ReasonClosed, "%s", b.ended(""))
 	default:
 	}
 	if ctx.Err() != nil {
@@ -386,7 +407,7 @@ func (b *box) outcome(ctx context.Context, call contracts.SandboxCall, exit agen
 	case err == nil:
 		return o
 	case over:
-		o.Status, o.Reason, o.Error = contracts.StatusFailed, contracts.ReasonClosed, "the sandbox has ended, and the command with it"
+		o.Status, o.Reason, o.Error = contracts.StatusFailed, contracts.ReasonClosed, b.ended(", and the command with it")
 	case errors.Is(context.Cause(ctx), runner.ErrTimeout):
 		o.Status, o.Reason, o.Error = contracts.StatusTimedOut, contracts.ReasonTimeout, fmt.Sprintf("command exceeded timeout of %v seconds", call.TimeoutSeconds)
 	case ctx.Err() != nil:
