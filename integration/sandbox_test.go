@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -34,6 +35,7 @@ type shop struct {
 	t           testing.TB
 	image, home string
 	node        *queuetest.Node
+	limit       time.Duration // of each program; 0 is 3 minutes
 }
 
 func newShop(t testing.TB) *shop {
@@ -41,7 +43,7 @@ func newShop(t testing.TB) *shop {
 }
 
 func (s *shop) program(name string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), cmp.Or(s.limit, 3*time.Minute))
 	s.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, fleet.Program(s.t, name), args...)
 	cmd.Env = append(os.Environ(), "HOME="+s.home, "XDG_STATE_HOME="+s.home, "XDG_CONFIG_HOME="+s.home, "DOCKER_CONFIG="+s.home, "RUNNEL_SERVER="+s.node.URL())
