@@ -105,9 +105,10 @@ func open(ctx context.Context, cfg Config) (*kit, error) {
 
 // borrow makes streams of a name that nobody has on a server that is not ours.
 func (k *kit) borrow(ctx context.Context) error {
+	// The streams of a fleet may have reserved all that there is. What a check stores is some hundred messages.
 	k.topo = queue.Topology{
 		Prefix: "conformance-" + contracts.NewID(), ReplyAge: time.Hour,
-		InvokeMaxBytes: queue.MinMaxBytes, ReplyMaxBytes: queue.MinMaxBytes, DeadMaxBytes: queue.MinMaxBytes,
+		InvokeMaxBytes: -1, ReplyMaxBytes: -1, DeadMaxBytes: -1, WorkersMaxBytes: -1,
 	}
 	js, err := jetstream.New(k.nc)
 	if err != nil {

@@ -107,7 +107,8 @@ func (e *ensurer) create(ctx context.Context, cfg jetstream.StreamConfig, fixed 
 			return s, other
 		}
 		if fixed || cfg.MaxBytes <= MinMaxBytes {
-			return nil, fmt.Errorf("%w: the server will not reserve %d bytes; give it a larger disk or max_file_store, or set a smaller size: %w", ErrFull, cfg.MaxBytes, err)
+			// To make a stream without a bound, the server wants a byte.
+			return nil, fmt.Errorf("%w: the server will not reserve %d bytes; give it a larger disk or max_file_store, or set a smaller size: %w", ErrFull, max(cfg.MaxBytes, 1), err)
 		}
 		e.halving++
 		cfg.MaxBytes = max(cfg.MaxBytes/2, MinMaxBytes)

@@ -49,8 +49,11 @@ type Topology struct {
 	// DeadAge is how long dead letters are kept; 0 is DefaultDeadAge.
 	DeadAge time.Duration
 	// InvokeMaxBytes, ReplyMaxBytes and DeadMaxBytes bound the streams; 0 is the default, which is
-	// lowered at creation where the server has less room. A size that is set is created as it is or not at all.
+	// lowered at creation where the server has less room. A size that is set is created as it is or not at all; -1 has no
+	// bound, and reserves nothing.
 	InvokeMaxBytes, ReplyMaxBytes, DeadMaxBytes int64
+	// WorkersMaxBytes bounds the bucket of workers; 0 is 16 MiB.
+	WorkersMaxBytes int64
 	// WorkersTTL is how long a worker counts as alive after its last sign of life; 0 is DefaultWorkersTTL.
 	WorkersTTL time.Duration
 }
@@ -135,7 +138,7 @@ func (t Topology) Workers() jetstream.KeyValueConfig {
 		Description: "workers that live",
 		TTL:         or(t.WorkersTTL, DefaultWorkersTTL),
 		History:     1,
-		MaxBytes:    workersMaxBytes,
+		MaxBytes:    or(t.WorkersMaxBytes, workersMaxBytes),
 		Storage:     jetstream.FileStorage,
 		Replicas:    t.ReplicaCount(),
 	}
