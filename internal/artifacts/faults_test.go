@@ -45,6 +45,7 @@ func drain(s *artifacts.Store, ctx context.Context, a contracts.Artifact) error 
 }
 
 func TestABucketThatIsMissing(t *testing.T) {
+	t.Parallel()
 	s, js := open(t, artifacts.Config{})
 	a := contracts.Artifact{Path: "a", Size: 1, SHA256: sum, Segments: segments(seg("1."+sum, 0, 1))}
 	says(t, "Open()", drain(s, t.Context(), a), artifacts.ErrNoBucket, bucket, "deleted")
@@ -179,6 +180,7 @@ func TestABucketThatIsFull(t *testing.T) {
 }
 
 func TestPermissionsThatAreMissing(t *testing.T) {
+	t.Parallel()
 	users := func(deny ...string) func(*server.Options) {
 		return func(o *server.Options) {
 			o.Users = []*server.User{
@@ -282,6 +284,7 @@ func TestNoJetStream(t *testing.T) {
 
 // The server goes away and comes back while a file is on its way, in either direction.
 func TestAServerThatRestarts(t *testing.T) {
+	t.Parallel()
 	servers := queuetest.Process(t)
 	js, err := jetstream.New(servers.Connect(t))
 	must(t, err)

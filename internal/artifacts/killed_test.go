@@ -79,6 +79,7 @@ func child() error {
 // A worker that is killed at whatever step leaves nothing that a reader takes
 // for whole and is not: the next one collects the same, and what is left over ages out.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	node := queuetest.Server(t)
 	js := stream(t, node)
 	files := map[string]entry{"own": {0o644, random(1<<20 + 1)}, "another": {0o644, random(1<<20 + 2)}, "in one pass": {0o644, random(artifacts.PartBytes + 3)}}
