@@ -30,6 +30,7 @@ func (f fickle) Run(ctx context.Context, job runner.Job, out runner.Sink) (contr
 
 // A kind whose runner cannot work now is not served: its jobs wait for it, or for another worker, and hold up no other kind.
 func TestKindIsWithdrawn(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var there atomic.Bool
 	var runs atomic.Int32

@@ -435,6 +435,7 @@ func TestNothingIsPrefetched(t *testing.T) {
 
 // Of an output beyond its limit head and end are kept, and what lies between is counted.
 func TestOutputIsCutInTheMiddle(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	const lines, limit = 1 << 20, 4 << 20 // of 16 bytes
 	f.worker(worker.Config{Registry: runner.Registry{contracts.KindNoop: runner.Func(
