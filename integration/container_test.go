@@ -27,7 +27,8 @@ func TestContainersFromTheCommandLine(t *testing.T) {
 	node := queuetest.Server(t)
 	home := t.TempDir()
 	program := func(name string, args ...string) *exec.Cmd {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		// The test's own context ends before its worker is told to: that would be killed, and leave its warm containers behind.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 		t.Cleanup(cancel)
 		cmd := exec.CommandContext(ctx, fleet.Program(t, name), args...)
 		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_STATE_HOME="+home, "XDG_CONFIG_HOME="+home, "DOCKER_CONFIG="+home)

@@ -43,7 +43,8 @@ func newShop(t testing.TB) *shop {
 }
 
 func (s *shop) program(name string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(s.t.Context(), cmp.Or(s.limit, 3*time.Minute))
+	// The test's own context ends before its worker is told to: that would be killed, and leave its warm containers behind.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), cmp.Or(s.limit, 3*time.Minute))
 	s.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, fleet.Program(s.t, name), args...)
 	cmd.Env = append(os.Environ(), "HOME="+s.home, "XDG_STATE_HOME="+s.home, "XDG_CONFIG_HOME="+s.home, "DOCKER_CONFIG="+s.home, "RUNNEL_SERVER="+s.node.URL())
