@@ -210,8 +210,9 @@ func saysDiskFull(t *testing.T, f *fleet.Fleet, c *runnel.Client, workers []*fle
 	})
 	looks.Go(func() {
 		out, err := exec.CommandContext(t.Context(), fleet.Program(t, "submit"), "--server", f.Servers.URL(), "doctor").CombinedOutput()
-		if err == nil || strings.Count(string(out), next) != 3 {
-			t.Errorf("doctor: %v, and does not say %q of three streams:\n%s", err, next, out)
+		// A few bytes may find room where a block of another stream was given back.
+		if err == nil || !strings.Contains(string(out), next) {
+			t.Errorf("doctor: %v, and does not say %q:\n%s", err, next, out)
 		}
 	})
 	for _, w := range workers {
