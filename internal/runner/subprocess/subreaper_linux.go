@@ -71,6 +71,16 @@ func (s *subreaper) hold() (hold, error) {
 	return h, nil
 }
 
+// living returns the marks of the runs that have not ended.
+func (s *subreaper) living() map[string]bool {
+	lives := make(map[string]bool)
+	s.live.Range(func(mark, _ any) bool {
+		lives[mark.(string)] = true
+		return true
+	})
+	return lives
+}
+
 func (s *subreaper) close() error {
 	return errors.Join(adopt(-1), s.guard.Close())
 }
@@ -142,7 +152,7 @@ func (m *marked) stranger(child int) int {
 		return hasEnded
 	}
 	if mark, ok := p.Var(guard.Var); ok {
-		if m.claims(mark) {
+		if _, lives := m.all.live.Load(mark); m.claims(mark, lives) {
 			return mayBeOurs
 		}
 		return notOurs
@@ -154,17 +164,15 @@ func (m *marked) stranger(child int) int {
 	return mayBeOurs
 }
 
-// claims reports whether the mark is of this run, or of one of ours that has ended.
-func (m *marked) claims(mark string) bool {
-	if mark == m.mark {
-		return true
-	}
-	_, live := m.all.live.Load(mark)
-	return strings.HasPrefix(mark, m.all.token+"-") && !live
+// claims reports whether the mark is of this run, or of one of ours that has ended, which is one that does not live.
+func (m *marked) claims(mark string, lives bool) bool {
+	return mark == m.mark || !lives && strings.HasPrefix(mark, m.all.token+"-")
 }
 
 // find returns the living processes of this run.
 func (m *marked) find() ([]tree.Proc, error) {
+	// Asked before the look, which may show what a run that ends meanwhile has killed by now.
+	lived := m.all.living()
 	s, err := descendants.get(look)
 	if err != nil {
 		return nil, err
@@ -172,7 +180,7 @@ func (m *marked) find() ([]tree.Proc, error) {
 	pipes := m.pipes()
 	chosen := map[int]bool{m.leader: true}
 	for pid, p := range s.procs {
-		if m.ours(s, p, pipes) {
+		if m.ours(s, p, pipes, lived) {
 			chosen[pid] = true
 		}
 	}
@@ -186,13 +194,14 @@ func (m *marked) find() ([]tree.Proc, error) {
 }
 
 // ours reports whether p itself shows that it is of this run, or of one of ours that has ended.
-func (m *marked) ours(s scan, p tree.Proc, pipes map[string]bool) bool {
+func (m *marked) ours(s scan, p tree.Proc, pipes, lived map[string]bool) bool {
 	// The leader is not reaped yet, so nobody else has its number.
 	if p.Session == m.leader || p.Group == m.leader {
 		return true
 	}
 	if mark, ok := s.marks[p.PID]; ok {
-		return m.claims(mark)
+		_, begun := m.all.live.Load(mark) // perhaps since
+		return m.claims(mark, begun || lived[mark])
 	}
 	// No mark: another program was started with a new environment. What was started here lacks it as
 	// well, so only an orphan is asked on.
